@@ -1,0 +1,147 @@
+"""From events to a terminal: progress and words on stderr, the result alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+from zephyrctl.cli.options import Session
+from zephyrctl.errors import ZephyrError
+from zephyrctl.events import Event, Metric, Note, Progress, Table, Warning_
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+_PLAIN_EVERY = 15.0
+_TTY_EVERY = 0.1
+
+
+def printable(text: str) -> str:
+    """Text without control and bidirectional characters (model output must not drive a terminal); newlines and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"})
+
+
+class Console:
+    """An `Emit` that renders events on stderr, and the one place that writes the result to stdout."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.tty = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._last = 0.0
+        self._open_line = False
+        self._rich: RichConsole | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Warning_(text):
+                self._line(f"warning: {text}", style="yellow")
+            case Note(text) if not self.session.quiet:
+                self._line(text)
+            case Progress() if not self.session.quiet:
+                self._progress(event)
+            case Metric() if not self.session.quiet:
+                self._metric(event)
+            case Table() if not self.session.quiet:
+                self._table(event)
+
+    def result(self, text: str, document: dict[str, Any] | None = None) -> None:
+        """Print the result: `text` (a ref, a listing), or with --json the document."""
+        self._close_line()
+        if self.session.json_:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+        elif text:
+            sys.stdout.write(printable(text).rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def failure(self, error: ZephyrError) -> None:
+        """Print an error once: the words on stderr, with --json also the document on stdout."""
+        self._close_line()
+        self._line(f"error: {error.message}", style="bold red")
+        if error.hint:
+            self._line(f"  what to do: {error.hint}")
+        if error.resume:
+            self._line(f"  continue with: {error.resume}")
+        if self.session.json_:
+            sys.stdout.write(json.dumps({"error": error.as_dict()}, ensure_ascii=False, indent=2) + "\n")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        self._close_line()
+        text = printable(text)
+        if self.tty and style and self._coloured():
+            self._terminal().print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def _progress(self, event: Progress) -> None:
+        now = time.monotonic()
+        finished = event.total is not None and event.done >= event.total
+        if not finished and now - self._last < (_TTY_EVERY if self.tty else _PLAIN_EVERY):
+            return
+        self._last = now
+        total = f"/{event.total:,}" if event.total is not None else ""
+        self._status(f"{event.task}: {event.done:,}{total}", finished)
+
+    def _metric(self, event: Metric) -> None:
+        now = time.monotonic()
+        if event.step > 1 and now - self._last < (_TTY_EVERY if self.tty else _PLAIN_EVERY):
+            return
+        self._last = now
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in list(event.values.items())[:5])
+        self._status(f"{event.task}: step {event.step}  {shown}", finished=False)
+
+    def _status(self, text: str, finished: bool) -> None:
+        if not self.tty:
+            self._line(text)
+            return
+        sys.stderr.write("\r\x1b[2K" + printable(text)[: self._terminal().width - 1])
+        sys.stderr.flush()
+        self._open_line = True
+        if finished:
+            self._close_line()
+
+    def _close_line(self) -> None:
+        if self._open_line:
+            sys.stderr.write("\n")
+            self._open_line = False
+
+    def _table(self, event: Table) -> None:
+        self._close_line()
+        if not (self.tty and self._coloured()):
+            self._line(plain_table(event.columns, event.rows, event.title))
+            return
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=event.title or None, title_justify="left")
+        for column in event.columns:
+            table.add_column(column)
+        for row in event.rows:
+            table.add_row(*[Text(printable(cell)) for cell in row])
+        self._terminal().print(table)
+
+    def _coloured(self) -> bool:
+        return not (self.session.no_color or os.environ.get("NO_COLOR"))
+
+    def _terminal(self) -> RichConsole:
+        if self._rich is None:
+            from rich.console import Console as RichConsole
+
+            self._rich = RichConsole(stderr=True, no_color=not self._coloured())
+        return self._rich
+
+
+def plain_table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], title: str = "") -> str:
+    """The table as aligned text, for pipes and log files."""
+    cells = [columns, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(([title] if title else []) + lines)

@@ -1,0 +1,1 @@
+"""Editions: frozen settings of the paper and of the sandbox, as YAML."""

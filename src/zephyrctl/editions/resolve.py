@@ -1,0 +1,79 @@
+"""One stage's settings from all places, in one order: command line > --config > named edition > project file > default edition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zephyrctl.config import STAGES, Layer, StageConfig, build, load_yaml, unknown_key
+from zephyrctl.editions.load import load
+from zephyrctl.errors import ConfigError
+
+DEFAULT = "zephyr-7b/paper"
+SANDBOX = "sandbox"
+
+_PROJECT_KEYS = ("edition", "store")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A stage's settings; `label` names the edition and what was changed in it: `zephyr-7b/paper + lr`."""
+
+    config: Any
+    edition: str
+    label: str
+    origins: dict[str, str]
+
+
+def resolve(
+    cls: type[StageConfig],
+    typed: Mapping[str, Any],
+    *,
+    config_file: Path | None = None,
+    edition: str | None = None,
+    project_file: Path | None = None,
+    sandbox: bool = False,
+) -> Resolved:
+    """The settings of one stage. `typed` holds what the command line says (None = not said); `sandbox` picks that edition.
+
+    Raises ConfigError for unknown keys and bad values, RefNotFound for a config file that is not there.
+    """
+    own, own_edition = _read(config_file, cls, flat=True)
+    project, project_edition = _read(
+        project_file if project_file and project_file.is_file() else None, cls, flat=False
+    )
+    named = edition or own_edition or (SANDBOX if sandbox else None)
+    chosen = load(named or project_edition or DEFAULT)
+    section = chosen.sections.get(cls.stage, {})
+    base, above = Layer(f"edition {chosen.name}", section), Layer(str(project_file), project)
+    layers = [above, base] if named else [base, above]
+    layers += [Layer(str(config_file), own), Layer("the command line", typed)]
+    built = build(cls, layers)
+    changed = sorted(
+        key for key, value in section.items() if _plain(getattr(built.config, key)) != _plain(value)
+    )
+    label = chosen.name + "".join(f" + {key}" for key in changed)
+    return Resolved(built.config, chosen.name, label, built.origins)
+
+
+def _read(path: Path | None, cls: type[StageConfig], *, flat: bool) -> tuple[dict[str, Any], str | None]:
+    """This stage's part of a config file and the edition that it names; a flat file is one stage's fields."""
+    if path is None:
+        return {}, None
+    body = load_yaml(path)
+    edition = body.pop("edition", None)
+    if flat and not any(key in STAGES for key in body):
+        return body, edition
+    for key in body:
+        if key not in STAGES and key not in _PROJECT_KEYS:
+            raise unknown_key(key, [*STAGES, *_PROJECT_KEYS], str(path), "top level")
+    section = body.get(cls.stage) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: section '{cls.stage}' must be a mapping of keys to values")
+    return {str(key).replace("-", "_"): value for key, value in section.items()}, edition
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,82 @@
+"""How work tells the outside what happens. Stages emit events; only the command line knows a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Anything a stage reports while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """A plain sentence for the reader: which input was taken, what will happen."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_(Event):
+    """Something the user should know and may want to change."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """`done` of `total` units of `task`; `total` None where it is not known."""
+
+    task: str
+    done: int
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric(Event):
+    """Numbers of one training step or one evaluation (names as in metrics.jsonl)."""
+
+    task: str
+    step: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Event):
+    """A small table for people. Cells are text; `title` may be empty."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Emit = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """An `Emit` that drops everything, for library use."""
+
+
+class Recorder:
+    """An `Emit` that keeps the events, for tests and for callers that render later."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def texts(self) -> list[str]:
+        """The sentences of notes and warnings, in order."""
+        return [e.text for e in self.events if isinstance(e, Note | Warning_)]
+
+
+def plain(event: Event) -> dict[str, Any]:
+    """The event as a JSON-ready dict, for the log file kept with a step."""
+    body: dict[str, Any] = {"event": type(event).__name__.rstrip("_").lower()}
+    for name in event.__dataclass_fields__:
+        body[name] = getattr(event, name)
+    return body

@@ -1,0 +1,99 @@
+"""One grammar for every model that a user names: `[provider:]name[?temperature=1&top_p=0.9]`.
+
+Used by `--teacher --pool --init --model --judge`. Reading the text decides the provider; finding the model is for others.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import parse_qsl
+
+from zephyrctl.errors import UsageError
+
+Where = Literal["sandbox", "openai", "anthropic", "folder", "artifact", "hub", "endpoint"]
+
+_OPENAI = re.compile(r"^(gpt-|chatgpt-|o\d)")
+_HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_ARTIFACT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}@(v\d+|sha256:[0-9a-f]{8,64})$")
+_PARAMS = {"temperature": float, "top_p": float, "max_tokens": int}
+_PROVIDERS = ("openai", "anthropic", "local", "sandbox", "hf")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the user named it. `text` is what was typed; `params` are sampling settings given with the name."""
+
+    where: Where
+    name: str
+    text: str
+    endpoint: str | None = None
+    params: dict[str, float | int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What manifests and rows call this model: `sandbox:pool-a`, `openai:gpt-4`, `ckpt/sft-e1`."""
+        return f"{self.where}:{self.name}" if self.where in ("sandbox", "openai", "anthropic") else self.name
+
+
+def parse_model(text: str) -> ModelSpec:
+    """The model that `text` names. Raises UsageError listing the possible readings when there is more than one."""
+    body, _, query = text.strip().partition("?")
+    params = _params(query, text)
+    if not body:
+        raise UsageError(
+            "an empty model name", hint="for example: gpt-4o, claude-opus-4-1, ckpt/sft-e1, sandbox"
+        )
+    where, name, endpoint = _place(body)
+    return ModelSpec(where, name, text.strip(), endpoint, params)
+
+
+def _place(body: str) -> tuple[Where, str, str | None]:
+    if body == "sandbox":
+        return "sandbox", "teacher", None
+    if body.startswith(("./", "/", "../", "ckpt/", "~")):
+        return "folder", body, None
+    if body.startswith("hf://"):
+        return "hub", body.removeprefix("hf://").removeprefix("models/"), None
+    head, colon, tail = body.partition(":")
+    if colon and head in _PROVIDERS:
+        return _by_provider(head, tail, body)
+    if _ARTIFACT.match(body):
+        return "artifact", body, None
+    if colon:
+        return "endpoint", tail, head
+    if _OPENAI.match(body):
+        return "openai", body, None
+    if body.startswith("claude-"):
+        return "anthropic", body, None
+    if _HUB.match(body):
+        return "hub", body, None
+    raise UsageError(
+        f"cannot tell which model '{body}' is",
+        hint=f"one of: ./{body} (a folder), {body}@v1 (an artifact), openai:{body}, anthropic:{body}, ENDPOINT:{body}",
+    )
+
+
+def _by_provider(head: str, tail: str, body: str) -> tuple[Where, str, str | None]:
+    if not tail:
+        raise UsageError(f"'{body}' names a provider but no model")
+    if head == "local":
+        return ("artifact" if _ARTIFACT.match(tail) else "folder"), tail, None
+    if head == "hf":
+        return "hub", tail, None
+    places: dict[str, Where] = {"openai": "openai", "anthropic": "anthropic", "sandbox": "sandbox"}
+    return places[head], tail, None
+
+
+def _params(query: str, text: str) -> dict[str, float | int]:
+    params: dict[str, float | int] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        kind = _PARAMS.get(key)
+        if kind is None:
+            raise UsageError(f"'{text}': unknown model setting '{key}'", hint="known: " + ", ".join(_PARAMS))
+        try:
+            params[key] = kind(value)
+        except ValueError:
+            raise UsageError(f"'{text}': {key} wants a number, got '{value}'") from None
+    return params

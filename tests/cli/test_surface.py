@@ -1,0 +1,81 @@
+"""The commands and flags that scripts may rely on. A change here is a change for every user: write it into CHANGELOG.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from zephyrctl.cli.app import app
+
+COMMON = {"--store", "--json", "--quiet", "-q", "--debug", "--no-color", "--help"}
+STAGE = COMMON | {"--seed", "--out", "--edition", "--config", "--set", "--note", "--dry-run", "--again"}
+TRAINING = {
+    "--init", "--data", "--epochs", "--max-steps", "--lr", "--batch-size", "--max-length", "--keep-epochs", "--no-keep-epochs",
+}  # fmt: skip
+FLAGS: dict[str, set[str]] = {
+    "demo": COMMON | {"--seeds", "--fast", "--dir"},
+    "gen-sft": STAGE | {"--teacher", "--prompts", "--seeds", "--rows", "--rounds"},
+    "sft": STAGE | TRAINING,
+    "gen-prefs": STAGE | {"--teacher", "--pool", "--prompts", "--rows"},
+    "binarize": STAGE | {"--feedback", "--score", "--rejected", "--ties"},
+    "dpo": STAGE | TRAINING | {"--beta"},
+    "eval": STAGE | {"--model", "--judge", "--rows"},
+    "import": COMMON | {"--as", "--out", "--note", "--on-bad-row"},
+    "artifacts ls": COMMON | {"--kind", "--all"},
+    "artifacts show": COMMON,
+    "artifacts lineage": COMMON,
+    "artifacts verify": COMMON,
+    "artifacts cat": COMMON | {"--split", "--rows", "--rejects"},
+    "artifacts tag": COMMON | {"--delete"},
+    "artifacts rm": COMMON | {"--yes"},
+}
+
+
+def _leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        return {" ".join(path): command}
+    return {
+        name: leaf for key, child in children.items() for name, leaf in _leaves(child, (*path, key)).items()
+    }
+
+
+LEAVES = _leaves(get_command(app))
+
+
+def test_the_command_tree() -> None:
+    assert set(LEAVES) == set(FLAGS)
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_flags_are_frozen(name: str) -> None:
+    found = {
+        flag for p in LEAVES[name].params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("-")
+    }
+    expected = FLAGS[name] - {"--help"}
+    negated = {f"--no-{flag[2:]}" for flag in expected}
+    assert found - negated == expected - negated
+
+
+@pytest.mark.parametrize("name", ["", "artifacts", *sorted(FLAGS)])
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+    for row in result.stdout.splitlines():
+        assert "│" not in row
+
+
+STAGE_KINDS = {
+    "gen-sft": "writes kind sft", "sft": "Reads kind sft", "gen-prefs": "writes kind feedback",
+    "binarize": "Reads kind feedback", "dpo": "Reads kind prefs", "eval": "writes kind eval",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "words"), STAGE_KINDS.items())
+def test_help_says_which_kinds_are_read_and_written(name: str, words: str) -> None:
+    text = " ".join(CliRunner().invoke(app, [name, "--help"]).stdout.split())
+    assert words in text

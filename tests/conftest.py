@@ -1,0 +1,38 @@
+"""Shared by all tests: a clean environment, and the recorded real data where it lies beside the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No keys, no places and no network habits of the person who runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("ZEPHYRCTL_", "OPENAI_", "ANTHROPIC_")) or name in ("NO_COLOR", "FORCE_COLOR"):
+            if name == "ZEPHYRCTL_PARITY_DATA":
+                continue
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+
+
+@pytest.fixture
+def project_root() -> Path:
+    """The project's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def parity_data() -> Path:
+    """The folder of recorded real data; skips where it is absent."""
+    folder = Path(os.environ.get("ZEPHYRCTL_PARITY_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no recorded data at {folder.name} (set ZEPHYRCTL_PARITY_DATA)")
+    return folder
