@@ -1,0 +1,1 @@
+"""Whom a stage asks, and with which prompts."""

@@ -1,0 +1,1 @@
+"""Chat rendering: quoted blocks, templates, loss masks."""

@@ -1,0 +1,1 @@
+"""Judges: rubrics as text, rendering and strict parsing of replies."""
