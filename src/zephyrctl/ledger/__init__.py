@@ -1,0 +1,1 @@
+"""Every request and every reply, durable, so that no reply is paid for twice."""

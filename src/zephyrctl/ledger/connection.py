@@ -1,0 +1,142 @@
+"""Opening the ledger's file.
+
+Durability settings, file systems that cannot hold a WAL, and errors people can read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from zephyrctl.errors import EnvironmentFault, IntegrityError, Locked, ZephyrError, no_space
+from zephyrctl.ledger.schema import migrate
+
+BUSY_SECONDS = 60.0
+_MAGIC = b"SQLite format 3\x00"
+_HEAD_BYTES = 100
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "afs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse.sshfs",
+    "glusterfs",
+}
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
+    """An open, migrated ledger where a commit is on disk when it returns; usable from one thread at a time.
+
+    Raises IntegrityError, EnvironmentFault or Locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_head(path)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+    except (sqlite3.Error, OSError) as error:
+        raise fault(error, path) from None
+    try:
+        _set_durable(connection, wal)
+        migrate(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise fault(error, path) from None
+    except ZephyrError:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_head(path: Path) -> None:
+    # SQLite takes a file of a few bytes for an empty database and would write over it.
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and (len(head) < _HEAD_BYTES or not head.startswith(_MAGIC)):
+        raise _damaged(path, "it does not begin like a database")
+
+
+def _damaged(path: Path, why: object) -> IntegrityError:
+    return IntegrityError(
+        f"the ledger {path} is damaged ({why})",
+        hint="keep the file, put a good copy in its place, or name another with ZEPHYRCTL_LEDGER",
+    )
+
+
+def _set_durable(connection: sqlite3.Connection, wal: bool) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    connection.execute("PRAGMA fullfsync = 1")
+    if wal and _try_wal(connection):
+        connection.execute("PRAGMA synchronous = FULL")
+    else:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = EXTRA")
+
+
+def _try_wal(connection: sqlite3.Connection) -> bool:
+    # Two processes that open a new ledger at once can both ask for WAL; SQLite answers one of them "locked"
+    # at once.
+    for _ in range(50):
+        try:
+            return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
+        except sqlite3.OperationalError as error:
+            if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            time.sleep(0.02)
+    return False
+
+
+def journal_mode(connection: sqlite3.Connection) -> str:
+    """`wal` or `delete`, as in effect."""
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def on_network(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The type of the network file system under `path`; None for a local one, or where nobody can tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    target = path.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) < 5 or not right:
+            continue
+        mount = Path(fields[4].replace("\\040", " "))
+        # The deepest mount wins; of two on one folder, the later one lies on top.
+        if target.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), right.split(" ")[0]
+    return kind if kind in _NETWORK else None
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def fault(error: Exception, path: Path) -> ZephyrError:
+    """A database or system error as one of ours, named by the ledger's path."""
+    if isinstance(error, ZephyrError):
+        return error
+    code = _code(error) if isinstance(error, sqlite3.Error) else 0
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return _damaged(path, error)
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return no_space(path, error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Locked(f"the ledger {path} was held by another process for more than {BUSY_SECONDS:.0f} s")
+    return EnvironmentFault(
+        f"cannot use the ledger {path} ({error})", hint="check that its folder exists and can be written to"
+    )

@@ -1,0 +1,1 @@
+"""Models that answer: one port, one caller, thin adapters."""

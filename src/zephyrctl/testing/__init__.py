@@ -1,0 +1,1 @@
+"""Tools for tests and for authors of plug-ins."""
