@@ -1,0 +1,1 @@
+"""Where results live: versioned, immutable, checked before they are read."""
