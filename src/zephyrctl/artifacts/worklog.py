@@ -6,23 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import time
 from pathlib import Path
 
 from zephyrctl.events import Event, Note, Table, Warning_, plain
-
-_KEYS = re.compile(r"\b(?:sk|pk|rk|hf|gsk|xai|key)[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
-_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-
-
-def redact(text: str) -> str:
-    """`text` without API keys: of known shapes, and the values of this process's secret variables."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(_SECRET_NAMES) and len(value.strip()) >= 8:
-            text = text.replace(value.strip(), "[redacted]")
-    return _KEYS.sub("[redacted]", text)
+from zephyrctl.redact import redact
 
 
 class WorkLog:

@@ -135,7 +135,7 @@ def _usage(error: Any) -> UsageError:
 
 
 def _redacted(error: ZephyrError) -> ZephyrError:
-    from zephyrctl.providers.redact import redact
+    from zephyrctl.redact import redact
 
     error.message = redact(error.message)
     error.hint = redact(error.hint) if error.hint else error.hint

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zephyrctl.errors import AuthError, UsageError, ZephyrError
 from zephyrctl.providers.base import Rejected, Retryable, World
-from zephyrctl.providers.redact import redact
+from zephyrctl.redact import redact
 from zephyrctl.providers.retry import retry_after
 
 REPLY_CAP = 16 << 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from zephyrctl.ledger.ledger import Request, StoredReply
 from zephyrctl.providers.base import Answer, AnyProvider, Failure, Retryable
 from zephyrctl.providers.line import Line
-from zephyrctl.providers.redact import redact
+from zephyrctl.redact import redact
 
 Result = Answer | Failure
 

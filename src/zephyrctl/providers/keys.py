@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from zephyrctl.errors import AuthError
-from zephyrctl.providers.redact import register
+from zephyrctl.redact import register
 
 
 def api_key(variable: str, example: str) -> str:

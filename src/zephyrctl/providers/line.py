@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zephyrctl.errors import ProviderDown
 from zephyrctl.providers.base import Model, Retryable
-from zephyrctl.providers.redact import redact
+from zephyrctl.redact import redact
 from zephyrctl.providers.tally import Tally
 
 _SIGNS_OF_AN_OUTAGE = ("transport", "timeout", "server_error")

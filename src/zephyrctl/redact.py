@@ -8,13 +8,13 @@ import re
 _SHORTEST = 6
 _BLANK = "[redacted]"
 _SHAPES = re.compile(
-    r"\bsk-[A-Za-z0-9_*.\-]{6,}"
+    r"\b(?:sk|pk|rk|gsk|xai)[-_][A-Za-z0-9_*.\-]{6,}"
     r"|\bhf_[A-Za-z0-9]{8,}"
     r"|(?<=bearer )[A-Za-z0-9._~+/=\-]{6,}"
     r"|(?<=://)[^/\s@]+(?=@)",
     re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(r"(API_KEY|_TOKEN|_SECRET|PASSWORD)$")
+_SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$")
 _registered: set[str] = set()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.providers.redact import redact, register
+from zephyrctl.redact import redact, register
 
 KEYS = st.text(string.ascii_letters + string.digits + "_-", min_size=12, max_size=60)
 
