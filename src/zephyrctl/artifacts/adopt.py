@@ -138,7 +138,10 @@ def _is_path(store: Store, text: str) -> bool:
 def _from_path(store: Store, text: str, kind: str, on_bad_row: OnBadRow) -> Source:
     path = Path(text).expanduser()
     if not path.exists():
-        raise RefNotFound(f"no such file or folder: {text}")
+        raise RefNotFound(
+            f"no such file or folder: {text}",
+            hint="give a path that exists, or the name of an artifact (zephyrctl artifacts ls)",
+        )
     if path.is_dir():
         if (path / FILE_NAME).is_file():
             artifact = artifact_at(store, path)

@@ -1,0 +1,48 @@
+"""Keeps the libraries' progress bars and remarks off the terminal while they work; faults still come as
+exceptions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LOGGERS = ("transformers", "trl", "datasets", "accelerate", "torch", "huggingface_hub", "peft")
+
+
+def yield_cores() -> None:
+    """Lets idle arithmetic threads sleep instead of spin. Counts only before torch is imported for the first
+    time.
+
+    Spinning threads slow a run several times over once another process wants the same cores. Settings of the
+    user's own stay as they are.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers, TRL, datasets and accelerate for the time of the block; warnings too."""
+    yield_cores()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from datasets.utils import logging as datasets_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    verbosity = transformers_logging.get_verbosity()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            transformers_logging.set_verbosity_error()
+            transformers_logging.disable_progress_bar()
+            datasets_logging.disable_progress_bar()
+            for name in _LOGGERS:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,1 @@
+"""`dpo`: preference pairs in, an aligned model out."""

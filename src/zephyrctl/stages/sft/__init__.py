@@ -1,0 +1,1 @@
+"""`sft`: dialogues in, a fine-tuned model out."""

@@ -1,0 +1,2 @@
+"""Training: plans, tokens, loops, checkpoints. TRL does the steps; what it is fed and what is kept is
+decided here."""
