@@ -1,4 +1,6 @@
-"""Measures zephyrctl against named peers in one run, as ratios: `make bench`. Writes benchmarks/latest.json and prints a table.
+"""Measures zephyrctl against named peers in one run, as ratios: `make bench`.
+
+Writes benchmarks/latest.json and prints a table.
 
 startup   CPU time of `zephyrctl --help` against `python -c pass` and `typer --help`
 calls     2,000 calls through caller and ledger (durable) against the same calls of the teacher alone
@@ -73,7 +75,9 @@ def calls() -> dict[str, float]:
 
     def through_the_ledger(folder: str) -> None:
         with Ledger.open(Path(folder) / "ledger.sqlite") as ledger:
-            Caller(ledger, emit=silent, concurrency=32, run_id="bench").ask(SandboxProvider("teacher"), asks, task="bench")
+            Caller(ledger, emit=silent, concurrency=32, run_id="bench").ask(
+                SandboxProvider("teacher"), asks, task="bench"
+            )
 
     def bare() -> None:
         for task in tasks:
@@ -101,11 +105,15 @@ def store() -> dict[str, float]:
         prompt = [Message(role="user", content=f"question {i} " + "word " * 60)]
         chosen = [Message(role="assistant", content=f"answer {i} " + "yes " * 150)]
         rejected = [Message(role="assistant", content=f"answer {i} " + "no " * 150)]
-        rows.append(PreferenceRow(prompt_id=prompt_id(prompt), prompt=prompt, chosen=chosen, rejected=rejected))
+        rows.append(
+            PreferenceRow(prompt_id=prompt_id(prompt), prompt=prompt, chosen=chosen, rejected=rejected)
+        )
     plain = [row.model_dump() for row in rows]
 
     def write(root: Path) -> None:
-        step = Step(Work(Store.open(root)), BinarizeConfig(), name="prefs", kind="prefs", inputs=[], world="real")
+        step = Step(
+            Work(Store.open(root)), BinarizeConfig(), name="prefs", kind="prefs", inputs=[], world="real"
+        )
         with step.open() as staging:
             staging.write_rows("train", rows)
             staging.commit()
@@ -114,7 +122,9 @@ def store() -> dict[str, float]:
         root = Path(folder)
         return {
             "write, ours": timed(lambda: write(root / "a")),
-            "write, datasets.save_to_disk": timed(lambda: Dataset.from_list(plain).save_to_disk(str(root / "b"))),
+            "write, datasets.save_to_disk": timed(
+                lambda: Dataset.from_list(plain).save_to_disk(str(root / "b"))
+            ),
             "read, ours (checked, validated)": timed(
                 lambda: sum(1 for _ in Store.open(root / "a").resolve("prefs").rows())
             ),

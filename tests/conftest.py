@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No keys, no places and no network habits of the person who runs the tests."""
     for name in list(os.environ):
         if name.startswith(("ZEPHYRCTL_", "OPENAI_", "ANTHROPIC_")) or name in ("NO_COLOR", "FORCE_COLOR"):
@@ -20,7 +19,6 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 continue
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def digest_of(value: Any) -> str:
 
 
 def step_key(config: StageConfig, input_digests: Mapping[str, str]) -> str:
-    """The 64 hex digits that stand for 'this work': stage, its version, identity fields, and digests of what is read."""
+    """64 hex digits that stand for 'this work': stage, its version, identity fields, digests of what is read."""
     return digest_of(
         {
             "stage": config.stage,
@@ -141,7 +141,10 @@ def unknown_key(key: str, known: Sequence[str], origin: str, section: str) -> Co
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["lr=5e-7", "packing=false"]` as values, read as YAML scalars or lists. Raises ConfigError for a pair without `=`."""
+    """`["lr=5e-7", "packing=false"]` as values, read as YAML scalars or lists.
+
+    Raises ConfigError for a pair without `=`.
+    """
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

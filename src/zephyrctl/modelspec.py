@@ -1,6 +1,7 @@
 """One grammar for every model that a user names: `[provider:]name[?temperature=1&top_p=0.9]`.
 
-Used by `--teacher --pool --init --model --judge`. Reading the text decides the provider; finding the model is for others.
+Used by `--teacher --pool --init --model --judge`. Reading the text decides the provider; finding the model is
+for others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shape of a row, for every kind of artifact. A changed shape is a new number in `SCHEMAS`.
 
-Columns follow the habits of the Hugging Face Hub: `messages`; `prompt`, `chosen`, `rejected` as message lists. Rows hold no
-time, latency or request id, so equal work gives equal bytes.
+Columns follow the habits of the Hugging Face Hub: `messages`; `prompt`, `chosen`, `rejected` as message lists.
+Rows hold no time, latency or request id, so equal work gives equal bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Message(Record):
 
 
 def prompt_id(messages: Sequence[Message]) -> str:
-    """sha256 of the prompt: of the text itself for a single user message (as on the Hub), else of the canonical JSON."""
+    """sha256 of the prompt: of the text of a single user message (as on the Hub), else of the canonical JSON."""
     if len(messages) == 1 and messages[0].role == "user":
         return hashlib.sha256(messages[0].content.encode()).hexdigest()
     body = [[m.role, m.content] for m in messages]
@@ -61,7 +61,7 @@ def split_of(identity: str, test_fraction: float) -> Split:
 
 
 def row_seed(seed: int, *identity: object) -> int:
-    """A 63-bit seed for the random choices of one row: depends on the run's seed and the row's content, on nothing else."""
+    """A 63-bit seed for one row's random choices, from the run's seed and the row's content alone."""
     text = "\x1f".join([str(seed), *map(str, identity)])
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
@@ -86,7 +86,10 @@ class PromptRow(Record):
 
 
 class SftRow(Record):
-    """Kind `sft`: one dialogue to imitate. `parent` is the row_id it was refined from, `seed_id` the prompt at the root."""
+    """Kind `sft`: one dialogue to imitate.
+
+    `parent` is the row_id it was refined from, `seed_id` the prompt at the root.
+    """
 
     row_id: str
     prompt_id: str
@@ -108,7 +111,10 @@ class SftRow(Record):
 
 
 class Rating(Record):
-    """One judge's rating of one completion on one aspect. `value` None = not rated (N/A or unparsable; `reason` says which)."""
+    """One judge's rating of one completion on one aspect.
+
+    `value` None = not rated: N/A or unparsable, `reason` says which.
+    """
 
     aspect: str
     value: float | None
@@ -151,7 +157,7 @@ class FeedbackRow(Record):
 
 
 class PreferenceRow(Record):
-    """Kind `prefs`: `chosen` is preferred to `rejected` as the next turn after `prompt` (message lists, as TRL wants them)."""
+    """Kind `prefs`: `chosen` is preferred to `rejected` after `prompt` (message lists, as TRL wants them)."""
 
     prompt_id: str
     prompt: list[Message]
@@ -205,7 +211,7 @@ ROW_TYPES: dict[str, type[Record]] = {
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error as one clause: `messages.0.role: input should be 'system', 'user' or 'assistant' (got 'bot')`."""
+    """A pydantic error as one clause: `messages.0.role: input should be 'user' or 'assistant' (got 'bot')`."""
     parts = []
     for item in error.errors()[:3]:
         where = ".".join(str(x) for x in item["loc"])

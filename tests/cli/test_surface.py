@@ -1,4 +1,4 @@
-"""The commands and flags that scripts may rely on. A change here is a change for every user: write it into CHANGELOG.md."""
+"""The commands and flags that scripts may rely on; a change here belongs into CHANGELOG.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from zephyrctl.cli.app import app
 COMMON = {"--store", "--json", "--quiet", "-q", "--debug", "--no-color", "--help"}
 STAGE = COMMON | {"--seed", "--out", "--edition", "--config", "--set", "--note", "--dry-run", "--again"}
 TRAINING = {
-    "--init", "--data", "--epochs", "--max-steps", "--lr", "--batch-size", "--max-length", "--keep-epochs", "--no-keep-epochs",
+    "--init", "--data", "--epochs", "--max-steps", "--lr", "--batch-size", "--max-length",
+    "--keep-epochs", "--no-keep-epochs",
 }  # fmt: skip
 FLAGS: dict[str, set[str]] = {
     "demo": COMMON | {"--seeds", "--fast", "--dir"},

@@ -21,7 +21,7 @@ _TTY_EVERY = 0.1
 
 
 def printable(text: str) -> str:
-    """Text without control and bidirectional characters (model output must not drive a terminal); newlines and tabs stay."""
+    """Text without control and bidirectional characters, which must not drive a terminal; newlines and tabs stay."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"})
 
 

@@ -24,7 +24,7 @@ def demo_cli(
         "zephyrctl-demo"
     ),
 ) -> None:
-    """The whole recipe in the sandbox, offline, on a CPU: data, dSFT, AI feedback, dDPO, evaluation, the paper's Table 3.
+    """The whole recipe in the sandbox, offline, on a CPU: data, dSFT, AI feedback, dDPO, evaluation, Table 3.
 
     Makes its own folder. A second run finds everything done.
     """

@@ -1,7 +1,7 @@
 """The options that commands share, declared once, and the session they make together.
 
-`--store`, `--debug`, `--no-color`, `--json` and `--quiet` are accepted before and after every command: the decorators below
-add them to a command's signature and merge what was given on either side.
+`--store`, `--debug`, `--no-color`, `--json` and `--quiet` are accepted before and after every command: the
+decorators below add them to a command's signature and merge what was given on either side.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from zephyrctl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Edition:
-    """A named set of settings. `sections` maps a stage's name to its fields; `about` says where the numbers come from."""
+    """A named set of settings. `sections` maps a stage's name to its fields; `about` tells their origin."""
 
     name: str
     about: str

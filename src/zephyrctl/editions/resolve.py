@@ -1,4 +1,7 @@
-"""One stage's settings from all places, in one order: command line > --config > named edition > project file > default edition."""
+"""One stage's settings from all places.
+
+The order is: command line > --config > named edition > project file > default edition.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def resolve(
     project_file: Path | None = None,
     sandbox: bool = False,
 ) -> Resolved:
-    """The settings of one stage. `typed` holds what the command line says (None = not said); `sandbox` picks that edition.
+    """The settings of one stage. `typed` holds what the command line says, None = not said;
+    `sandbox` picks the sandbox's edition where none is named.
 
     Raises ConfigError for unknown keys and bad values, RefNotFound for a config file that is not there.
     """

@@ -2,13 +2,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from zephyrctl.stages.dpo.config import DpoConfig
-from zephyrctl.stages.sft.config import SftConfig
 
 from zephyrctl.config import STAGES, Layer, build
 from zephyrctl.editions import load as editions
 from zephyrctl.editions.resolve import resolve
 from zephyrctl.errors import ConfigError
+from zephyrctl.stages.dpo.config import DpoConfig
+from zephyrctl.stages.sft.config import SftConfig
 
 CONFIGS = {
     "gen-sft": "gen_sft:GenSftConfig",

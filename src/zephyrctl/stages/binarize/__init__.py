@@ -1,0 +1,1 @@
+"""`binarize`: rated completions in, preference pairs out."""

@@ -1,0 +1,1 @@
+"""`gen-prefs`: prompts in, rated completions out."""

@@ -1,0 +1,1 @@
+"""`gen-sft`: seed prompts in, dialogues to imitate out."""
