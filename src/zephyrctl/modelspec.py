@@ -44,7 +44,7 @@ def parse_model(text: str) -> ModelSpec:
     params = _params(query, text)
     if not body:
         raise UsageError(
-            "an empty model name", hint="for example: gpt-4o, claude-opus-4-1, ckpt/sft-e1, sandbox"
+            "an empty model name", hint="for example: gpt-5.6, claude-opus-5, ckpt/sft-e1, sandbox"
         )
     where, name, endpoint = _place(body)
     return ModelSpec(where, name, text.strip(), endpoint, params)

@@ -15,7 +15,7 @@ def gen_prefs_cli(
     session: Session,
     options: StageOptions,
     teacher: Annotated[
-        str, typer.Option("--teacher", help="Model that rates the answers: gpt-4o, claude-…, sandbox.")
+        str, typer.Option("--teacher", help="Model that rates the answers: gpt-5.6, claude-…, sandbox.")
     ],
     pool: Annotated[
         list[str] | None,
@@ -37,7 +37,7 @@ def gen_prefs_cli(
 
     \b
     zephyrctl gen-prefs --teacher sandbox --rows 200
-    zephyrctl gen-prefs --teacher gpt-4o --pool gpt-4o-mini --pool ckpt/sft-e1 --prompts prompts.jsonl
+    zephyrctl gen-prefs --teacher gpt-5.6 --pool gpt-5.6-mini --pool ckpt/sft-e1 --prompts prompts.jsonl
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.gen_prefs.config import GenPrefsConfig

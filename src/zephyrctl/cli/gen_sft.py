@@ -17,7 +17,7 @@ def gen_sft_cli(
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher", help="Model that answers and refines: gpt-4o, claude-…, ckpt/NAME, sandbox."
+            "--teacher", help="Model that answers and refines: gpt-5.6, claude-…, ckpt/NAME, sandbox."
         ),
     ],
     prompts: Annotated[
@@ -38,7 +38,7 @@ def gen_sft_cli(
 
     \b
     zephyrctl gen-sft --teacher sandbox --rows 200
-    zephyrctl gen-sft --teacher gpt-4o --prompts prompts.jsonl --rounds 2
+    zephyrctl gen-sft --teacher gpt-5.6 --prompts prompts.jsonl --rounds 2
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.gen_sft.config import GenSftConfig

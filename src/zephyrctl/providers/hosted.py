@@ -17,8 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zephyrctl.errors import AuthError, UsageError, ZephyrError
 from zephyrctl.providers.base import Rejected, Retryable, World
-from zephyrctl.redact import redact
 from zephyrctl.providers.retry import retry_after
+from zephyrctl.redact import redact
 
 REPLY_CAP = 16 << 20
 """Bytes of a reply, before and after decompression."""

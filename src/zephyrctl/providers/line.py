@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zephyrctl.errors import ProviderDown
 from zephyrctl.providers.base import Model, Retryable
-from zephyrctl.redact import redact
 from zephyrctl.providers.tally import Tally
+from zephyrctl.redact import redact
 
 _SIGNS_OF_AN_OUTAGE = ("transport", "timeout", "server_error")
 

@@ -97,7 +97,7 @@ def _default_pool(config: GenPrefsConfig, spec: ModelSpec) -> list[str]:
         return list(SANDBOX_POOL)
     raise UsageError(
         f"gen-prefs needs a pool of models whose answers {config.teacher} rates",
-        hint="give four: --pool MODEL --pool MODEL --pool MODEL --pool MODEL (gpt-4o-mini, ckpt/sft-e1, …)",
+        hint="give four: --pool MODEL --pool MODEL --pool MODEL --pool MODEL (gpt-5.6-mini, ckpt/sft-e1, …)",
     )
 
 
