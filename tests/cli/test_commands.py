@@ -48,6 +48,20 @@ def test_shared_options_before_and_after_the_verb(shell: Shell, tmp_path: Path) 
     assert shell("--store", "a", "artifacts", "ls").out == shell("artifacts", "ls", "--store", "a").out
 
 
+def test_the_store_is_named_by_flag_environment_or_project_file(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zephyrctl.yaml").write_text("store: project\ngen-sft:\n  rounds: 0\n")
+    assert shell(*SMALL, "--quiet").out == "sft-data@v1\n"
+    monkeypatch.setenv("ZEPHYRCTL_STORE", "environment")
+    assert shell(*SMALL, "--quiet").code == 0
+    assert shell(*SMALL, "--quiet", "--store", "flag").code == 0
+    for name in ("project", "environment", "flag"):
+        manifest = json.loads((tmp_path / name / "sft-data" / "v1" / "manifest.json").read_text())
+        assert manifest["edition"] == "sandbox + rows"
+        assert manifest["config"]["rounds"] == 1
+
+
 def test_json_document_on_success_and_on_failure(shell: Shell) -> None:
     done = shell(*SMALL, "--json")
     body = json.loads(done.out)

@@ -32,5 +32,5 @@ def demo_cli(
     from zephyrctl.recipes.demo import run_demo
 
     console = Console(session)
-    result = run_demo(folder, seeds=seeds, fast=fast, emit=console)
+    result = run_demo(session.store or folder / "artifacts", seeds=seeds, fast=fast, emit=console)
     console.result(result.ref, result.document)

@@ -78,7 +78,17 @@ class Session:
         """The store's folder: `--store`, else ZEPHYRCTL_STORE, else the project file's `store`, else ./artifacts."""
         if self.store is not None:
             return self.store
-        return Path(os.environ.get("ZEPHYRCTL_STORE") or "artifacts")
+        named = os.environ.get("ZEPHYRCTL_STORE") or self._project_store()
+        return Path(named or "artifacts")
+
+    def _project_store(self) -> str | None:
+        project = Path("zephyrctl.yaml")
+        if not project.is_file():
+            return None
+        from zephyrctl.config import load_yaml
+
+        named = load_yaml(project).get("store")
+        return str(named) if named else None
 
     @property
     def ledger(self) -> Path | None:

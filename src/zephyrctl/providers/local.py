@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zephyrctl.artifacts.models import ModelSource
-from zephyrctl.chat.quiet import quiet, yield_cores
 from zephyrctl.chat.render import render_prompt
 from zephyrctl.chat.tokenizer import load_tokenizer
 from zephyrctl.config import canonical
 from zephyrctl.errors import EnvironmentFault, MissingExtra
+from zephyrctl.libraries import fit_threads, quiet, yield_cores
 from zephyrctl.providers.base import Ask, Reading, Retryable, Usage, json_object, outcome_of, wire_messages
 from zephyrctl.records import Message, row_seed
 
@@ -66,6 +66,7 @@ class LocalProvider:
         model."""
         if self._loaded is None:
             self._loaded = _load(self.model)
+        fit_threads(self._loaded.model.num_parameters())
         with quiet():
             return _answer(self._loaded, bodies)
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.chat.quiet import quiet
 from zephyrctl.errors import EnvironmentFault, Interrupted
 from zephyrctl.events import Emit, Note, Warning_
+from zephyrctl.libraries import quiet
 from zephyrctl.training import checkpoint
 from zephyrctl.training.journal import Journal
 from zephyrctl.training.logprobs import answer_logprobs, dialogue_loss, preference_scores

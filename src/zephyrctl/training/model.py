@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.errors import EnvironmentFault, MissingExtra, StageRejected
+from zephyrctl.libraries import fit_threads
 
 _SMALLEST_CHANGE = 1e-12
 _DROPOUTS = (
@@ -43,12 +44,14 @@ def load_model(folder: Path) -> Any:
         for name in _DROPOUTS:
             if isinstance(getattr(config, name, None), float):
                 setattr(config, name, 0.0)
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             str(folder), config=config, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise EnvironmentFault(f"{folder}: cannot be loaded as a language model: {lines[0][:300]}") from None
+    fit_threads(model.num_parameters())
+    return model
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:

@@ -12,11 +12,11 @@ from zephyrctl.artifacts.models import ModelSource
 from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.artifacts.writer import Staging
-from zephyrctl.chat.quiet import quiet
 from zephyrctl.chat.render import template_digest
 from zephyrctl.chat.tokenizer import load_tokenizer
 from zephyrctl.errors import RefNotFound, StageRejected, UsageError
 from zephyrctl.events import Emit, Event, Note, Table, Warning_
+from zephyrctl.libraries import quiet
 from zephyrctl.records import split_of
 from zephyrctl.training.footprint import Shape, check_trainable
 from zephyrctl.training.journal import METRICS, TIMING, Journal

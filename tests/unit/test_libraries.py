@@ -8,7 +8,8 @@ import warnings
 
 import pytest
 
-from zephyrctl.chat.quiet import quiet, yield_cores
+from zephyrctl import libraries
+from zephyrctl.libraries import quiet, yield_cores
 
 
 def test_loggers_and_warnings_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +34,17 @@ def test_the_users_own_thread_settings_stay(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     yield_cores()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_tiny_models_take_one_thread_and_others_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    libraries.fit_threads(1_000)
+    own = libraries._threads["own"]
+    assert torch.get_num_threads() == 1
+    libraries.fit_threads(libraries.TINY)
+    assert torch.get_num_threads() == own
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    libraries.fit_threads(1_000)
+    assert torch.get_num_threads() == own

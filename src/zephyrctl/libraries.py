@@ -1,5 +1,4 @@
-"""Keeps the libraries' progress bars and remarks off the terminal while they work; faults still come as
-exceptions."""
+"""How the heavy libraries are made to behave in this process: no chatter, no spinning, no more threads than help."""
 
 from __future__ import annotations
 
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LOGGERS = ("transformers", "trl", "datasets", "accelerate", "torch", "huggingface_hub", "peft")
+TINY = 20_000_000
+_threads: dict[str, int] = {}
 
 
 def yield_cores() -> None:
@@ -21,6 +22,19 @@ def yield_cores() -> None:
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def fit_threads(parameters: int) -> None:
+    """One arithmetic thread for a model of fewer than 20 million parameters, torch's own number for larger ones.
+
+    For tiny models more threads win nothing on idle cores and lose several times over on shared ones, and one
+    thread makes a run's sums the same on any number of cores. OMP_NUM_THREADS, where the user set it, decides.
+    """
+    import torch
+
+    own = _threads.setdefault("own", torch.get_num_threads())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if parameters < TINY else own)
 
 
 @contextmanager

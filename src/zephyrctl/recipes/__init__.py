@@ -1,0 +1,1 @@
+"""Whole recipes: chains of stage configs, and what their results say together."""

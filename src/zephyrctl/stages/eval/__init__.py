@@ -1,0 +1,1 @@
+"""`eval`: a model in, verdicts and scores out."""
