@@ -1,0 +1,1 @@
+"""A tiny world of instructions whose answers can be checked exactly."""

@@ -1,0 +1,84 @@
+"""The sandbox's teacher, pool and judge: they read what they are sent and reply in a real teacher's formats.
+
+A reply depends on role, messages, draw and seed alone. How often a role is wrong, how wordy it is and how
+biased it judges are settings of the role, read by no stage.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from zephyrctl.sandbox import judging, world
+from zephyrctl.sandbox.answers import PHRASES
+from zephyrctl.sandbox.refining import refine
+from zephyrctl.sandbox.requests import Request, read_request
+
+CANNOT_HELP = "I can only help with small exercises about words and numbers."
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a role behaves.
+
+    `error_rate`: share of its answers that are wrong. `verbosity`: share of its answers wrapped in a phrase.
+    `position_effect`, `length_effect`, `judge_noise`: weaknesses as a judge, in points of the 1-5 scale.
+    """
+
+    error_rate: float
+    verbosity: float = 0.3
+    position_effect: float = 0.25
+    length_effect: float = 0.25
+    judge_noise: float = 0.35
+
+
+ROLES: Mapping[str, Behaviour] = MappingProxyType(
+    {
+        "teacher": Behaviour(error_rate=0.35),
+        "judge": Behaviour(error_rate=0.05, position_effect=0.2, length_effect=0.2, judge_noise=0.3),
+        "pool-a": Behaviour(error_rate=0.10, verbosity=0.2),
+        "pool-b": Behaviour(error_rate=0.30, verbosity=0.5),
+        "pool-c": Behaviour(error_rate=0.50, verbosity=0.3),
+        "pool-d": Behaviour(error_rate=0.75, verbosity=0.6),
+    }
+)
+
+
+def reply(
+    role: str, messages: Sequence[Mapping[str, str]], *, draw: int, seed: int, temperature: float
+) -> str:
+    """The role's reply to chat messages: an answer, a refined instruction or a judgement, as the text asks.
+
+    At temperature 0 every draw gives the same reply. Text of another world gets a polite or middling reply,
+    never an error. Raises KeyError for an unknown role.
+    """
+    behaviour = ROLES[role]
+    said = [[message.get("role", ""), message.get("content", "")] for message in messages]
+    basis = json.dumps([role, said, seed, draw if temperature > 0 else 0], ensure_ascii=True)
+    rng = random.Random(int.from_bytes(hashlib.sha256(basis.encode()).digest()[:16], "big"))
+    request = read_request(messages)
+    if request.kind == "chat":
+        return _answer(request.turns, behaviour, rng)
+    if request.kind == "refine":
+        return refine(request.turns[0], rng)
+    return _judge(request, behaviour, rng)
+
+
+def _answer(turns: Sequence[str], behaviour: Behaviour, rng: random.Random) -> str:
+    right = world.solve(turns)
+    if right is None:
+        return CANNOT_HELP
+    words = world.wrong_answer(turns, rng) if rng.random() < behaviour.error_rate else right
+    return rng.choice(PHRASES).format(words=words) if rng.random() < behaviour.verbosity else words
+
+
+def _judge(request: Request, behaviour: Behaviour, rng: random.Random) -> str:
+    bias = judging.Bias(behaviour.position_effect, behaviour.length_effect, behaviour.judge_noise)
+    if request.kind == "aspect":
+        return judging.rate_texts(request.turns, request.answers, request.aspect, bias, rng)
+    if request.kind == "pairwise":
+        return judging.compare(request.turns, request.answers[0], request.answers[1], bias, rng)
+    rate = judging.rate_overall if request.kind == "overall" else judging.rate_single
+    return rate(request.turns, request.answers[0], bias, rng)
