@@ -1,1 +1,1 @@
-"""Chat rendering: quoted blocks, templates, loss masks."""
+"""Chat rendering: templates, loss masks, tokenizers."""

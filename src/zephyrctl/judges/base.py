@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zephyrctl.chat.quote import quote_blocks
 from zephyrctl.judges.templates import digest
+from zephyrctl.quote import quote_blocks
 from zephyrctl.records import Message
 
 RUBRICS = ("aspect.md", "aspects.yaml", "overall.md", "pairwise.md", "single.md")

@@ -128,6 +128,7 @@ def _train_others(chain: Chain, data: Data, dsft_1: str, number: int) -> dict[st
         f"a control: dSFT-1 imitates the best-ranked answers instead -> dSFT-2{_of(number)}",
         init=dsft_1,
         data=[data.best],
+        epochs=1,
         seed=seed,
         out=_name("dsft-2", number),
     )

@@ -194,6 +194,7 @@ def save(model: Any, tokenizer: "Tokenizer", out: Path) -> None:
         **names,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": CONTEXT,
+        "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "add_bos_token": False,

@@ -1,20 +1,14 @@
-"""What a request asks of the teacher, found by reading its text: quoted blocks and the reply line it wants.
-
-A block is foreign text between `<<<NAME key>>>` and `<<<END NAME key>>>`; only blocks under the first
-block's key count, so a block smuggled in by a quoted text stays text.
-"""
+"""What a request asks of the teacher, found by reading its text: quoted blocks and the reply line it wants."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zephyrctl.quote import split_blocks
+
 Kind = Literal["chat", "refine", "aspect", "overall", "single", "pairwise"]
 
-_BLOCK = re.compile(
-    r"^<<<(?P<name>[A-Z][A-Z0-9 ]*) (?P<key>[0-9a-f]{8})>>>\n(?P<text>.*?)\n<<<END (?P=name) (?P=key)>>>$",
-    re.DOTALL | re.MULTILINE,
-)
 _ASPECT = re.compile(r"^Aspect: *(?P<name>\w+)", re.MULTILINE)
 _TEXT = re.compile(r"TEXT (?P<number>\d+)")
 
@@ -35,7 +29,7 @@ class Request:
 def read_request(messages: Sequence[Mapping[str, str]]) -> Request:
     """The request that chat messages make. Whatever is not a known judge or refine prompt is plain chat."""
     turns = tuple(message.get("content", "") for message in messages if message.get("role") == "user")
-    blocks, frame = _split(turns[-1]) if turns else ({}, "")
+    blocks, frame = split_blocks(turns[-1]) if turns else ({}, "")
     conversation = tuple(text for name, text in blocks.items() if name.startswith("USER "))
     texts = tuple(text for name, text in blocks.items() if _TEXT.fullmatch(name))
     if "INSTRUCTION" in blocks and "RESPONSE" in blocks:
@@ -50,19 +44,3 @@ def read_request(messages: Sequence[Mapping[str, str]]) -> Request:
     if "ANSWER" in blocks and "Rating: [[" in frame:
         return Request("single", conversation, (blocks["ANSWER"],))
     return Request("chat", turns)
-
-
-def _split(prompt: str) -> tuple[dict[str, str], str]:
-    """The blocks of a prompt by name, and the prompt without them."""
-    first = _BLOCK.search(prompt)
-    if first is None:
-        return {}, prompt
-    key = first["key"]
-    blocks: dict[str, str] = {}
-    frame, end = "", 0
-    for match in _BLOCK.finditer(prompt):
-        if match["key"] == key:
-            blocks[match["name"]] = match["text"]
-            frame += prompt[end : match.start()]
-            end = match.end()
-    return blocks, frame + prompt[end:]

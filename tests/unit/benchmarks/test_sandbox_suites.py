@@ -14,7 +14,7 @@ from zephyrctl.benchmarks.sandbox import (
     sandbox_items,
     sandbox_suites,
 )
-from zephyrctl.chat.quote import read_blocks
+from zephyrctl.quote import read_blocks
 from zephyrctl.sandbox import world
 
 ONE = Item("sort", ("Sort these words: pear fig",))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.chat.quote import read_blocks
 from zephyrctl.judges import pairwise, single, templates, ultrafeedback
 from zephyrctl.judges.base import RUBRICS, conversation_blocks, rubric_digests
+from zephyrctl.quote import read_blocks
 from zephyrctl.records import Message
 
 USER = Message(role="user", content="Sort these words: pear fig")

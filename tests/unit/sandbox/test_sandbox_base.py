@@ -141,10 +141,13 @@ def test_a_short_build_is_repeatable(rebuilt: Any, tmp_path: Path, monkeypatch: 
     assert files == sorted(path.name for path in BASE_DIR.iterdir())
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        assert (tmp_path / "one" / name).read_bytes() == (BASE_DIR / name).read_bytes(), name
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "one")
     assert (
         loaded.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
         == GOLDEN + "<|assistant|>\n"
     )
     assert (loaded.eos_token, loaded.pad_token, loaded.model_max_length) == ("</s>", "<pad>", CONTEXT)
+    assert set(loaded("fig")) == {"input_ids", "attention_mask"}
     assert loaded("fig")["input_ids"] == loaded.convert_tokens_to_ids(["fig"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zephyrctl.chat.quote import quote_blocks
+from zephyrctl.quote import quote_blocks
 from zephyrctl.sandbox import teacher, world
 from zephyrctl.sandbox.answers import PHRASES
 from zephyrctl.sandbox.requests import read_request

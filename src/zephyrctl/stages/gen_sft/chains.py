@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import trouble
-from zephyrctl.chat.quote import quote_blocks
 from zephyrctl.config import canonical, digest_of
 from zephyrctl.judges.templates import digest, render
 from zephyrctl.providers.base import Answer, Failure
+from zephyrctl.quote import quote_blocks
 from zephyrctl.records import Message, SftRow, prompt_id
 
 _PACKAGE, _REFINE = "zephyrctl.stages.gen_sft", "prompts/refine.md"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import Seat
-from zephyrctl.chat.quote import read_blocks
 from zephyrctl.judges.ultrafeedback import ASPECTS
 from zephyrctl.modelspec import parse_model
 from zephyrctl.providers.base import Answer, Ask, Failure
+from zephyrctl.quote import read_blocks
 from zephyrctl.records import FeedbackRow, Message, PromptRow, prompt_id
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.rating import (

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.chat.quote import read_blocks
 from zephyrctl.providers.base import Answer, Failure, Outcome
+from zephyrctl.quote import read_blocks
 from zephyrctl.records import Message, PromptRow, SftRow, prompt_id
 from zephyrctl.stages.gen_sft.chains import Dialogue, Sieve, grow, refine_request, template_digests
 from zephyrctl.stages.gen_sft.config import GenSftConfig

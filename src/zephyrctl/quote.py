@@ -34,13 +34,23 @@ def quote_blocks(blocks: Mapping[str, str]) -> str:
 
 
 def read_blocks(prompt: str) -> dict[str, str]:
-    """The quoted blocks of a prompt by name, in the order written; the inverse of `quote_blocks`.
+    """The quoted blocks of a prompt by name, in the order written; the inverse of `quote_blocks`."""
+    return split_blocks(prompt)[0]
 
-    Only blocks under the key of the first block count, so that a block smuggled in by a quoted text is left
-    where it is.
+
+def split_blocks(prompt: str) -> tuple[dict[str, str], str]:
+    """The quoted blocks of a prompt by name, and the prompt without them.
+
+    Only blocks under the key of the first block count, so a block smuggled in by a quoted text stays text.
     """
     first = _BLOCK.search(prompt)
     if first is None:
-        return {}
-    key = first["key"]
-    return {m["name"]: m["text"] for m in _BLOCK.finditer(prompt) if m["key"] == key}
+        return {}, prompt
+    blocks: dict[str, str] = {}
+    frame, end = "", 0
+    for match in _BLOCK.finditer(prompt):
+        if match["key"] == first["key"]:
+            blocks[match["name"]] = match["text"]
+            frame += prompt[end : match.start()]
+            end = match.end()
+    return blocks, frame + prompt[end:]
