@@ -13,7 +13,6 @@ from zephyrctl.errors import EnvironmentFault, IntegrityError, Locked, ZephyrErr
 from zephyrctl.ledger.schema import migrate
 
 BUSY_SECONDS = 60.0
-_MAGIC = b"SQLite format 3\x00"
 _HEAD_BYTES = 100
 _NETWORK = {
     "nfs",
@@ -39,7 +38,7 @@ def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _check_head(path)
+        _check_size(path)
         connection = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -57,14 +56,12 @@ def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
     return connection
 
 
-def _check_head(path: Path) -> None:
-    # SQLite takes a file of a few bytes for an empty database and would write over it.
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if head and (len(head) < _HEAD_BYTES or not head.startswith(_MAGIC)):
-        raise _damaged(path, "it does not begin like a database")
+def _check_size(path: Path) -> None:
+    # SQLite takes a file of a few bytes for an empty database and would write over it. The file itself is never
+    # opened here: closing it would drop the POSIX locks that SQLite holds on it for this process's other
+    # connections, and another process could then remove the write-ahead log under them.
+    if path.exists() and 0 < path.stat().st_size < _HEAD_BYTES:
+        raise _damaged(path, "it is too short for a database")
 
 
 def _damaged(path: Path, why: object) -> IntegrityError:
@@ -85,16 +82,16 @@ def _set_durable(connection: sqlite3.Connection, wal: bool) -> None:
 
 
 def _try_wal(connection: sqlite3.Connection) -> bool:
-    # Two processes that open a new ledger at once can both ask for WAL; SQLite answers one of them "locked"
-    # at once.
-    for _ in range(50):
+    # Processes that open a new ledger at once can all ask for WAL; SQLite answers all but one "locked" at once.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
         try:
             return bool(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal")
         except sqlite3.OperationalError as error:
-            if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            busy = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-    return False
 
 
 def journal_mode(connection: sqlite3.Connection) -> str:
