@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,19 @@ def parity_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recorded data at {folder.name} (set ZEPHYRCTL_PARITY_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model folder; read only."""
+    from zephyrctl.testing.tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., Path]:
+    """Builds further tiny models."""
+    from zephyrctl.testing.tiny import make_tiny
+
+    return make_tiny

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,21 +15,12 @@ from zephyrctl.errors import EnvironmentFault
 from zephyrctl.providers.base import Ask, BatchProvider, Retryable, Sampling
 from zephyrctl.providers.local import LocalProvider
 from zephyrctl.records import Message
+from zephyrctl.testing.tiny import make_tiny
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
-    builder = Path(__file__).parents[1] / "training" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny_models", builder)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Path = module.make_tiny(tmp_path_factory.mktemp("local") / "m", seed=3)
-    return made
+    return make_tiny(tmp_path_factory.mktemp("local") / "m", seed=3)
 
 
 @pytest.fixture(scope="module")

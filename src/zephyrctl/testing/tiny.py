@@ -1,4 +1,7 @@
-"""A random tiny Mistral with a byte-level tokenizer, made in a second: 2 layers of 64, about 300 tokens."""
+"""A random tiny Mistral with a byte-level tokenizer, made in a second: 2 layers of 64, about 300 tokens.
+
+For tests that need a real model folder and care about nothing it knows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ SPECIAL = ("<s>", "</s>", "<unk>", "<pad>")
 
 
 def make_tiny(folder: Path, *, seed: int = 0, template: bool = True, tied: bool = True) -> Path:
-    """Writes the model folder and returns it."""
+    """Writes the model folder and returns it.
+
+    `template`: whether it has a chat template; `tied`: whether input and output embeddings are one matrix.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
@@ -24,6 +30,7 @@ def make_tiny(folder: Path, *, seed: int = 0, template: bool = True, tied: bool 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     config = MistralConfig(
         vocab_size=len(vocabulary),
