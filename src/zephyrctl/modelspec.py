@@ -53,7 +53,8 @@ def parse_model(text: str) -> ModelSpec:
 def _place(body: str) -> tuple[Where, str, str | None]:
     if body == "sandbox":
         return "sandbox", "teacher", None
-    if body.startswith(("./", "/", "../", "ckpt/", "~")):
+    # the Hub knows one slash, so a path with more of them can only be a folder
+    if body.startswith(("./", "/", "../", "ckpt/", "~")) or (":" not in body and body.count("/") > 1):
         return "folder", body, None
     if body.startswith("hf://"):
         return "hub", body.removeprefix("hf://").removeprefix("models/"), None

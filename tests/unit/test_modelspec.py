@@ -14,6 +14,7 @@ from zephyrctl.modelspec import parse_model
         ("ckpt/sft-e1", "folder", "ckpt/sft-e1"),
         ("./m", "folder", "./m"),
         ("/m", "folder", "/m"),
+        ("demo/ckpt/sft-e1", "folder", "demo/ckpt/sft-e1"),
         ("local:some/dir", "folder", "some/dir"),
         ("sft-e1@v3", "artifact", "sft-e1@v3"),
         ("sft-e1@sha256:0123abcd", "artifact", "sft-e1@sha256:0123abcd"),
