@@ -24,18 +24,22 @@ def sandbox_items(rows: int, seed: int) -> list[Item]:
     return [Item(task.family, task.turns) for task in world.eval_tasks(rows, seed)]
 
 
+class OnSandboxPrompts:
+    """The prompts that the three suites share."""
+
+    def items(self, rows: int, seed: int) -> list[Item]:
+        """See `Benchmark.items`."""
+        return sandbox_items(rows, seed)
+
+
 @dataclass(frozen=True)
-class JudgedSuite:
+class JudgedSuite(OnSandboxPrompts):
     """Each turn's answer graded 1-10 by itself. An empty answer gets 1 unasked: silence must not gain."""
 
     name: str = "judged"
     scale: tuple[float, float] = (1.0, 10.0)
     judged: bool = True
     compares: bool = False
-
-    def items(self, rows: int, seed: int) -> list[Item]:
-        """See `Benchmark.items`."""
-        return sandbox_items(rows, seed)
 
     def gradings(self, transcript: Transcript, baseline: Transcript | None, judge: str) -> list[Grading]:
         """One grading per turn."""
@@ -59,7 +63,7 @@ class JudgedSuite:
 
 
 @dataclass(frozen=True)
-class WinRateSuite:
+class WinRateSuite(OnSandboxPrompts):
     """First-turn answers against the baseline's, in both orders; 1 won, 0.5 tie, 0 lost.
 
     Equal answers are a tie and an empty answer loses, both unasked.
@@ -69,10 +73,6 @@ class WinRateSuite:
     scale: tuple[float, float] = (0.0, 1.0)
     judged: bool = True
     compares: bool = True
-
-    def items(self, rows: int, seed: int) -> list[Item]:
-        """See `Benchmark.items`."""
-        return sandbox_items(rows, seed)
 
     def gradings(self, transcript: Transcript, baseline: Transcript | None, judge: str) -> list[Grading]:
         """Two gradings: the model's answer shown first (`AB`), then second (`BA`).
@@ -119,17 +119,13 @@ class WinRateSuite:
 
 
 @dataclass(frozen=True)
-class ExactSuite:
+class ExactSuite(OnSandboxPrompts):
     """Each turn's answer against the world's right answer, which is the `reference`: 1 or 0."""
 
     name: str = "exact"
     scale: tuple[float, float] = (0.0, 1.0)
     judged: bool = False
     compares: bool = False
-
-    def items(self, rows: int, seed: int) -> list[Item]:
-        """See `Benchmark.items`."""
-        return sandbox_items(rows, seed)
 
     def gradings(self, transcript: Transcript, baseline: Transcript | None, judge: str) -> list[Grading]:
         """One settled grading per turn."""
