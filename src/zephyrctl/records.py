@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -221,8 +221,3 @@ def explain(error: ValidationError) -> str:
         parts.append(f"{where}: {what}{shown}" if where else what)
     more = len(error.errors()) - len(parts)
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
-
-
-def dump(rows: Iterable[Record]) -> list[dict[str, Any]]:
-    """Rows as plain dicts, ready for a Parquet writer."""
-    return [row.model_dump() for row in rows]

@@ -51,12 +51,6 @@ class Artifact:
             raise IntegrityError(f"{self.ref}: {problem}", hint=self.remake())
         return self
 
-    def check_sizes(self) -> Artifact:
-        """This artifact, after a look at existence and size only, which reads no file."""
-        for problem in self._shape_problems(every=False):
-            raise IntegrityError(f"{self.ref}: {problem}", hint=self.remake())
-        return self
-
     def problems(self) -> list[str]:
         """Everything that differs from the manifest, all files read from the disk, no cache believed; empty
         when whole.

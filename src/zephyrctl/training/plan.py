@@ -46,11 +46,6 @@ class Plan:
         """Passes over the rows, as planned in whole steps."""
         return self.steps / self.steps_per_epoch
 
-    @property
-    def short_rows(self) -> int:
-        """Rows in the last batch of an epoch where it is short, else 0."""
-        return self.rows % self.batch
-
     def learning_rates(self) -> list[float]:
         """The learning rate of every step, as Hugging Face's schedules give it."""
         return [
