@@ -36,6 +36,26 @@ class Progress(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Calls(Event):
+    """How paid calls go: replies settled of all, of them replayed from the ledger, money in US dollars (`left`
+    None = no limit, `spent` None = price not known), rates per second since the start, and what went wrong."""
+
+    task: str
+    done: int
+    total: int
+    replayed: int = 0
+    in_flight: int = 0
+    ceiling: int = 0
+    requests_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    limited: int = 0
+    failures: int = 0
+    spent: float | None = None
+    left: float | None = None
+    eta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Metric(Event):
     """Numbers of one training step or one evaluation (names as in metrics.jsonl)."""
 

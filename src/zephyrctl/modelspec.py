@@ -18,7 +18,12 @@ Where = Literal["sandbox", "openai", "anthropic", "folder", "artifact", "hub", "
 _OPENAI = re.compile(r"^(gpt-|chatgpt-|o\d)")
 _HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _ARTIFACT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}@(v\d+|sha256:[0-9a-f]{8,64})$")
-_PARAMS = {"temperature": float, "top_p": float, "max_tokens": int}
+_PARAMS: dict[str, type[float] | type[int] | type[str]] = {
+    "temperature": float,
+    "top_p": float,
+    "max_tokens": int,
+    "effort": str,
+}
 _PROVIDERS = ("openai", "anthropic", "local", "sandbox", "hf")
 
 
@@ -30,11 +35,13 @@ class ModelSpec:
     name: str
     text: str
     endpoint: str | None = None
-    params: dict[str, float | int] = field(default_factory=dict)
+    params: dict[str, float | int | str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """What manifests and rows call this model: `sandbox:pool-a`, `openai:gpt-4`, `ckpt/sft-e1`."""
+        """What manifests and rows call this model: `sandbox:pool-a`, `openai:gpt-4`, `NAME:llama`, `ckpt/sft-e1`."""
+        if self.where == "endpoint":
+            return f"{self.endpoint}:{self.name}"
         return f"{self.where}:{self.name}" if self.where in ("sandbox", "openai", "anthropic") else self.name
 
 
@@ -44,7 +51,7 @@ def parse_model(text: str) -> ModelSpec:
     params = _params(query, text)
     if not body:
         raise UsageError(
-            "an empty model name", hint="for example: gpt-5.6, claude-opus-5, ckpt/sft-e1, sandbox"
+            "an empty model name", hint="for example: gpt-6.1-sol, claude-opus-5, ckpt/sft-e1, sandbox"
         )
     where, name, endpoint = _place(body)
     return ModelSpec(where, name, text.strip(), endpoint, params)
@@ -88,8 +95,8 @@ def _by_provider(head: str, tail: str, body: str) -> tuple[Where, str, str | Non
     return places[head], tail, None
 
 
-def _params(query: str, text: str) -> dict[str, float | int]:
-    params: dict[str, float | int] = {}
+def _params(query: str, text: str) -> dict[str, float | int | str]:
+    params: dict[str, float | int | str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         kind = _PARAMS.get(key)
         if kind is None:
@@ -98,4 +105,6 @@ def _params(query: str, text: str) -> dict[str, float | int]:
             params[key] = kind(value)
         except ValueError:
             raise UsageError(f"'{text}': {key} wants a number, got '{value}'") from None
+        if not value:
+            raise UsageError(f"'{text}': {key} has no value")
     return params

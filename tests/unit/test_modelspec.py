@@ -33,12 +33,14 @@ def test_readings(text: str, where: str, name: str) -> None:
 def test_endpoint() -> None:
     spec = parse_model("vllm:qwen3-8b")
     assert (spec.where, spec.endpoint, spec.name) == ("endpoint", "vllm", "qwen3-8b")
+    assert spec.label == "vllm:qwen3-8b"
 
 
 def test_parameters() -> None:
     spec = parse_model("gpt-4?temperature=1&top_p=0.9&max_tokens=64")
     assert spec.params == {"temperature": 1.0, "top_p": 0.9, "max_tokens": 64}
     assert spec.name == "gpt-4"
+    assert parse_model("lab:org/qwen?effort=none").params == {"effort": "none"}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def test_parameters() -> None:
         ("openai:", "no model"),
         ("gpt-4?heat=1", "heat"),
         ("gpt-4?top_p=x", "number"),
+        ("gpt-4?effort=", "no value"),
     ],
 )
 def test_refusals(text: str, word: str) -> None:

@@ -27,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zephyrctl.benchmarks.student_t import student_t_quantile
+from zephyrctl.student_t import student_t_quantile
 
 MIN_BOOTSTRAP_CLUSTERS = 30
 MIN_VERDICT_CLUSTERS = 6

@@ -13,11 +13,12 @@ from typing import Any
 from zephyrctl.config import STAGES, Layer, StageConfig, build, load_yaml, unknown_key
 from zephyrctl.editions.load import load
 from zephyrctl.errors import ConfigError
+from zephyrctl.project import Project
 
 DEFAULT = "zephyr-7b/paper"
 SANDBOX = "sandbox"
 
-_PROJECT_KEYS = ("edition", "store")
+_LIMITS = ("concurrency", "rpm", "tpm")
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,22 @@ def resolve(
     *,
     config_file: Path | None = None,
     edition: str | None = None,
-    project_file: Path | None = None,
+    project: Project | None = None,
     sandbox: bool = False,
 ) -> Resolved:
     """The settings of one stage. `typed` holds what the command line says, None = not said;
-    `sandbox` picks the sandbox's edition where none is named.
+    `sandbox` picks the sandbox's edition where none is named. The project's limits (concurrency, rates) stand under
+    everything that names them for the stage.
 
     Raises ConfigError for unknown keys and bad values, RefNotFound for a config file that is not there.
     """
-    own, own_edition = _read(config_file, cls, flat=True)
-    project, project_edition = _read(
-        project_file if project_file and project_file.is_file() else None, cls, flat=False
-    )
+    project = project or Project()
+    own, own_edition = _read(config_file, cls)
     named = edition or own_edition or (SANDBOX if sandbox else None)
-    chosen = load(named or project_edition or DEFAULT)
+    chosen = load(named or project.edition or DEFAULT)
     section = chosen.sections.get(cls.stage, {})
-    base, above = Layer(f"edition {chosen.name}", section), Layer(str(project_file), project)
-    layers = [above, base] if named else [base, above]
+    base, above = Layer(f"edition {chosen.name}", section), Layer(project.origin, _section(project, cls))
+    layers = [_limits(project, cls), *([above, base] if named else [base, above])]
     layers += [Layer(str(config_file), own), Layer("the command line", typed)]
     built = build(cls, layers)
     changed = sorted(
@@ -62,17 +62,28 @@ def resolve(
     return Resolved(built.config, chosen.name, label, built.origins)
 
 
-def _read(path: Path | None, cls: type[StageConfig], *, flat: bool) -> tuple[dict[str, Any], str | None]:
+def _section(project: Project, cls: type[StageConfig]) -> dict[str, Any]:
+    section = project.stages.get(cls.stage, {})
+    return {str(key).replace("-", "_"): value for key, value in section.items()}
+
+
+def _limits(project: Project, cls: type[StageConfig]) -> Layer:
+    """The project's limits as far as the stage has them."""
+    values = {name: getattr(project, name) for name in _LIMITS if name in cls.model_fields}
+    return Layer(project.origin, values)
+
+
+def _read(path: Path | None, cls: type[StageConfig]) -> tuple[dict[str, Any], str | None]:
     """This stage's part of a config file and the edition that it names; a flat file is one stage's fields."""
     if path is None:
         return {}, None
     body = load_yaml(path)
     edition = body.pop("edition", None)
-    if flat and not any(key in STAGES for key in body):
+    if not any(key in STAGES for key in body):
         return body, edition
     for key in body:
-        if key not in STAGES and key not in _PROJECT_KEYS:
-            raise unknown_key(key, [*STAGES, *_PROJECT_KEYS], str(path), "top level")
+        if key not in STAGES:
+            raise unknown_key(key, [*STAGES, "edition"], str(path), "top level")
     section = body.get(cls.stage) or {}
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: section '{cls.stage}' must be a mapping of keys to values")

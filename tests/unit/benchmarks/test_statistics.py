@@ -12,7 +12,7 @@ from zephyrctl.benchmarks.statistics import (
     mean_interval,
     paired_difference,
 )
-from zephyrctl.benchmarks.student_t import student_t_quantile
+from zephyrctl.student_t import student_t_quantile
 
 VALUES = st.floats(-10, 10, allow_nan=False).map(lambda x: round(x, 3))
 

@@ -7,6 +7,7 @@ from zephyrctl.config import STAGES, Layer, build
 from zephyrctl.editions import load as editions
 from zephyrctl.editions.resolve import resolve
 from zephyrctl.errors import ConfigError
+from zephyrctl.project import load_project
 from zephyrctl.stages.dpo.config import DpoConfig
 from zephyrctl.stages.sft.config import SftConfig
 
@@ -63,12 +64,14 @@ def test_precedence(tmp_path: Path) -> None:
     project.write_text("dpo:\n  lr: 1.0\n  beta: 0.7\n")
     own = tmp_path / "run.yaml"
     own.write_text("dpo:\n  beta: 0.9\n")
-    over_default = resolve(DpoConfig, {}, project_file=project).config
+    over_default = resolve(DpoConfig, {}, project=load_project(project)).config
     assert (over_default.lr, over_default.beta) == (1.0, 0.7)
-    named = resolve(DpoConfig, {}, project_file=project, edition="zephyr-7b/paper").config
+    named = resolve(DpoConfig, {}, project=load_project(project), edition="zephyr-7b/paper").config
     assert (named.lr, named.beta) == (5e-7, 0.1)
-    assert resolve(DpoConfig, {}, project_file=project, config_file=own).config.beta == 0.9
-    assert resolve(DpoConfig, {"beta": 0.2}, project_file=project, config_file=own).config.beta == 0.2
+    assert resolve(DpoConfig, {}, project=load_project(project), config_file=own).config.beta == 0.9
+    assert (
+        resolve(DpoConfig, {"beta": 0.2}, project=load_project(project), config_file=own).config.beta == 0.2
+    )
 
 
 def test_edition_named_in_the_config_file(tmp_path: Path) -> None:
