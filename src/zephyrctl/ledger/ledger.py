@@ -7,86 +7,53 @@ bytes by the provider's parser.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import sqlite3
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from zephyrctl.config import canonical
-from zephyrctl.errors import IntegrityError
 from zephyrctl.events import Emit, Warning_, silent
+from zephyrctl.ledger.attempts import Attempts, note_run
+from zephyrctl.ledger.batches import change_batch, read_batched, read_batches, write_batch
 from zephyrctl.ledger.connection import connect, fault, on_network
-from zephyrctl.ledger.owner import Owner, is_dead, this_process
+from zephyrctl.ledger.entries import (
+    Batch,
+    Begun,
+    Budget,
+    Ended,
+    Finished,
+    Intent,
+    Recovered,
+    Request,
+    Run,
+    Spend,
+    Stats,
+    StoredReply,
+    body_text,
+    key_of,
+)
+from zephyrctl.ledger.owner import BEAT_SECONDS, Watch, closed, opened
+from zephyrctl.ledger.replies import answered, note_used, replies, write_requests
+from zephyrctl.ledger.schema import migrate
+from zephyrctl.ledger.spend import ALL, read_spend, run_scope
 from zephyrctl.ledger.writer import Writer
 
-KEY_VERSION = 1
-_ZLIB_LEVEL = 3
-_LOOKUP = 400
-
-EndState = Literal["error", "timeout", "in_doubt", "cancelled"]
+NO_LIMIT = Budget()
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked, of whom.
-
-    Everything that makes the key, the key itself, and the model's name for people.
-    """
-
-    key: str
-    provider: str
-    origin: str
-    endpoint: str
-    model: str
-    body: Mapping[str, Any]
-    draw: int
-
-
-@dataclass(frozen=True)
-class StoredReply:
-    """A reply as it arrived. `usage` is (prompt tokens, answer tokens) where the provider told."""
-
-    body: bytes
-    outcome: str
-    finish_reason: str
-    usage: tuple[int, int] | None
-    served_model: str
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What one run did: attempts by how they ended, and tokens of the replies it received."""
-
-    states: dict[str, int]
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def calls(self) -> int:
-        """Replies received."""
-        return self.states.get("ok", 0)
-
-    @property
-    def in_doubt(self) -> int:
-        """Attempts that may have been billed although no reply arrived."""
-        return self.states.get("in_doubt", 0) + self.states.get("timeout", 0)
 
 
 class Ledger:
     """One file, used by all stages of a store and by several processes at once.
 
-    Made by the first write, not before.
+    Made by the first write, not before. An open `Ledger` is one owner of attempts: what it has in flight is
+    asked by nobody else, here or in another process, until it ends, the ledger is closed, or its process dies.
     """
 
     def __init__(self, path: Path, *, emit: Emit = silent) -> None:
@@ -96,7 +63,8 @@ class Ledger:
         self._owner = uuid.uuid4().int >> 65
         self._reader: sqlite3.Connection | None = None
         self._reading = threading.Lock()
-        self._writer = Writer(path, self._connect)
+        self._attempts = Attempts(path, self._owner, Watch())
+        self._writer = Writer(path, self._connect, pulse=self._beat, every=BEAT_SECONDS)
 
     @classmethod
     def open(cls, path: Path, *, emit: Emit = silent) -> Ledger:
@@ -107,12 +75,13 @@ class Ledger:
         """
         ledger = cls(path, emit=emit)
         if path.exists():
-            ledger._read(lambda connection: None)
+            ledger.read(lambda connection: None)
         return ledger
 
     def close(self) -> None:
-        """Finish what is queued and let the file go."""
+        """Finish what is queued and let the file go. What is still in flight counts as lost from here on."""
         self._writer.close()
+        closed(self._owner)
         with self._reading:
             if self._reader is not None:
                 self._reader.close()
@@ -132,17 +101,26 @@ class Ledger:
 
         Keys, time-outs and headers of a call are not in it.
         """
-        parts = {
-            "key_version": KEY_VERSION,
-            "provider": provider,
-            "origin": origin,
-            "endpoint": endpoint,
-            "body": body,
-            "draw": draw,
-        }
-        return hashlib.sha256(canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        return key_of(body_text(body), provider=provider, origin=origin, endpoint=endpoint, draw=draw)
 
     # --- reading ---
+
+    def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """What `look` finds with an open connection; it only reads, and its rows must not outlive it.
+
+        A ledger that does not exist yet is read as an empty one and not made.
+
+        Raises IntegrityError, EnvironmentFault or Locked instead of SQLite's errors.
+        """
+        with self._reading:
+            try:
+                if self._reader is None:
+                    if not self.path.exists():
+                        return self._empty(look)
+                    self._reader = self._connect()
+                return look(self._reader)
+            except sqlite3.Error as error:
+                raise fault(error, self.path) from None
 
     def known(self, keys: Iterable[str]) -> dict[str, StoredReply]:
         """The replies already here, by key.
@@ -150,96 +128,143 @@ class Ledger:
         Raises IntegrityError for one whose bytes are not what was stored.
         """
         wanted = list(dict.fromkeys(keys))
-        if not wanted or not self.path.exists():
-            return {}
+        return self.read(lambda connection: replies(connection, wanted, self.path)) if wanted else {}
 
-        def look(connection: sqlite3.Connection) -> dict[str, StoredReply]:
-            found: dict[str, StoredReply] = {}
-            for start in range(0, len(wanted), _LOOKUP):
-                part = wanted[start : start + _LOOKUP]
-                marks = ",".join("?" * len(part))
-                found.update(self._replies(connection, f"key IN ({marks})", part))
-            return found
+    def has(self, keys: Iterable[str]) -> set[str]:
+        """Which of the keys have a reply; no reply is read."""
+        wanted = list(dict.fromkeys(keys))
+        return self.read(lambda connection: answered(connection, wanted)) if wanted else set()
 
-        return self._read(look)
+    def tried(self, keys: Sequence[str]) -> dict[str, int]:
+        """How many attempts at each key ended without a reply, in all runs."""
+        marks = ",".join("?" * len(keys))
+        query = f"""SELECT key, COUNT(*) FROM attempt WHERE key IN ({marks})
+                    AND state IN ('error', 'timeout', 'in_doubt') GROUP BY key"""
+        return self.read(lambda connection: dict(connection.execute(query, list(keys)).fetchall()))
 
     def stats(self, run_id: str) -> Stats:
         """Attempts and tokens of one run, over all processes that worked on it."""
-        if not self.path.exists():
-            return Stats({}, 0, 0)
-        query = """SELECT state, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens)
-                   FROM attempt WHERE run_id = ? GROUP BY state"""
-        rows = self._read(lambda connection: connection.execute(query, (run_id,)).fetchall())
+        query = """SELECT state, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens),
+                   SUM(reasoning_tokens) FROM attempt WHERE run_id = ? GROUP BY state"""
+        rows = self.read(lambda connection: connection.execute(query, (run_id,)).fetchall())
         return Stats(
-            {row[0]: row[1] for row in rows},
-            sum(row[2] or 0 for row in rows),
-            sum(row[3] or 0 for row in rows),
+            {row[0]: row[1] for row in rows}, *(sum(row[i] or 0 for row in rows) for i in range(2, 6))
         )
 
-    def in_doubt(self, run_id: str) -> dict[tuple[str, str, str], int]:
-        """Attempts of one run that may have been billed without a reply, by (provider, origin, model)."""
-        if not self.path.exists():
-            return {}
+    def spend(self, run_id: str | None = None) -> Spend:
+        """The money of one run over all its processes and restarts, or of the whole ledger."""
+        scope = ALL if run_id is None else run_scope(run_id)
+        return self.read(lambda connection: read_spend(connection, scope))
+
+    def in_doubt(self, run_id: str) -> dict[tuple[str, str, str], tuple[int, int]]:
+        """Attempts of one run that may have been billed without a reply: how many, and the most they may have
+        cost in uusd, by (provider, origin, model)."""
         query = """
-            SELECT r.provider, r.origin, r.model, COUNT(*) FROM attempt a JOIN request r ON r.key = a.key
+            SELECT r.provider, r.origin, r.model, COUNT(*), SUM(COALESCE(a.reserved_uusd, 0))
+            FROM attempt a JOIN request r ON r.key = a.key
             WHERE a.run_id = ? AND a.state IN ('in_doubt', 'timeout') GROUP BY 1, 2, 3
         """
-        rows = self._read(lambda connection: connection.execute(query, (run_id,)).fetchall())
-        return {(row[0], row[1], row[2]): row[3] for row in rows}
+        rows = self.read(lambda connection: connection.execute(query, (run_id,)).fetchall())
+        return {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+
+    def batches(self, open_only: bool = True) -> list[Batch]:
+        """Batches, oldest first; with `open_only` those that are being built or are at the provider."""
+        return self.read(lambda connection: read_batches(connection, open_only))
+
+    def batched_attempts(self, batch_id: str) -> dict[str, int]:
+        """The attempts of a batch that have not ended, by key."""
+        return self.read(lambda connection: read_batched(connection, batch_id))
 
     # --- writing ---
 
-    def begin(self, request: Request, run_id: str) -> Future[int | StoredReply]:
-        """Write the intent to send.
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Run `work` in a durable transaction with others; all of it is written, or nothing.
 
-        Resolves to the attempt's number, or to the reply if another process got it first.
+        The future resolves after the commit. It runs in the writer's thread and holds up all other writes.
         """
-        return self._writer.submit(lambda connection: self._begin(connection, request, run_id))
-
-    def begin_many(self, requests: Sequence[Request], run_id: str) -> Future[list[int | StoredReply]]:
-        """`begin` for requests that are sent together, in one transaction."""
-        return self._writer.submit(lambda connection: [self._begin(connection, r, run_id) for r in requests])
-
-    def finish(self, attempt: int, key: str, reply: StoredReply) -> Future[StoredReply]:
-        """Store a reply.
-
-        Resolves to the reply that holds from now on (an earlier one, if another process was faster).
-        """
-        return self._writer.submit(lambda connection: self._finish(connection, attempt, key, reply))
-
-    def finish_many(self, replies: Sequence[tuple[int, str, StoredReply]]) -> Future[list[StoredReply]]:
-        """`finish` for replies that arrived together, in one transaction."""
-        return self._writer.submit(lambda connection: [self._finish(connection, *reply) for reply in replies])
-
-    def fail(
-        self,
-        attempts: Sequence[int],
-        state: EndState,
-        error_class: str,
-        *,
-        status: int | None = None,
-        request_id: str | None = None,
-    ) -> Future[None]:
-        """Write that attempts ended without a reply."""
-        values = [(state, time.time(), error_class, status, request_id, attempt) for attempt in attempts]
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                """UPDATE attempt SET state = ?, ended = ?, error_class = ?, http_status = ?, request_id = ?
-                   WHERE id = ? AND state = 'inflight'""",
-                values,
-            )
-
         return self._writer.submit(work)
 
-    def recover(self) -> int:
-        """The number of attempts now marked in doubt: those in flight whose process is gone.
+    def begin_many(
+        self, intents: Sequence[Intent], run: Run, budget: Budget = NO_LIMIT
+    ) -> Future[list[Begun]]:
+        """Write the intent to send requests; in the order of `intents`, what came of each.
+
+        An attempt's number: send it now, its most cost is reserved. A reply: another was faster. `Leased` or
+        `InBatch`: it is being asked. `NoRoom`: its reservation would cross a limit of `budget`.
+        """
+        opened(self._owner)
+        return self.write(lambda connection: self._attempts.begin(connection, intents, run, budget))
+
+    def finish_many(self, finished: Sequence[Finished]) -> Future[list[StoredReply]]:
+        """Store replies and what they cost.
+
+        Resolves to the replies that hold from now on (earlier ones, where another process was faster).
+        """
+        return self.write(lambda connection: self._attempts.finish(connection, finished))
+
+    def fail_many(self, ended: Sequence[Ended]) -> Future[None]:
+        """Write that attempts, in flight or in a batch, ended without a reply.
+
+        What may have been billed (`timeout`, `in_doubt`) keeps counting at its reservation.
+        """
+        return self.write(lambda connection: _nothing(self._attempts.end(connection, ended)))
+
+    def used(self, run: Run, keys: Iterable[str]) -> Future[None]:
+        """Note that a run uses these replies."""
+        noted = list(keys)
+        if not noted:
+            return _resolved(None)
+
+        def work(connection: sqlite3.Connection) -> None:
+            note_run(connection, run)
+            note_used(connection, run.id, noted)
+
+        return self.write(work)
+
+    def want(self, requests: Sequence[Request], run: Run) -> Future[int]:
+        """Write requests down that cannot be sent from here, as wanted by a run; how many were not here yet."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            note_run(connection, run)
+            note_used(connection, run.id, [request.key for request in requests])
+            return write_requests(connection, requests, time.time())
+
+        return self.write(work) if requests else _resolved(0)
+
+    def recover(self) -> Recovered:
+        """The attempts now marked in doubt: those in flight whose process is gone.
 
         Their requests stay unanswered and are sent again where they are needed.
         """
-        if not self.path.exists():
-            return 0
-        return self._writer.submit(_recover).result()
+        if not self.read(self._attempts.abandoned):
+            return Recovered()
+        attempts = self._attempts
+        return self.write(lambda c: attempts.end(c, attempts.abandoned(c))).result()
+
+    def begin_batch(
+        self, batch: Batch, intents: Sequence[Intent], run: Run, budget: Budget = NO_LIMIT
+    ) -> Future[list[Begun]]:
+        """`begin_many` for the requests of a batch, which is written too, as `building`.
+
+        The attempts outlive this process: they end by `finish_many` and `fail_many`, from whichever process
+        reads the batch's results. A batch of which nothing could be begun is not written.
+        """
+
+        def work(connection: sqlite3.Connection) -> list[Begun]:
+            begun = self._attempts.begin(connection, intents, run, budget, batch.id)
+            write_batch(connection, batch, intents, begun)
+            return begun
+
+        return self.write(work)
+
+    def set_batch(
+        self, batch_id: str, *, state: str | None = None, remote_id: str | None = None
+    ) -> Future[None]:
+        """Write a batch's new state, or its name at the provider.
+
+        The future raises IntegrityError for a batch that is not here.
+        """
+        return self.write(lambda connection: change_batch(connection, batch_id, state, remote_id))
 
     # --- inside ---
 
@@ -255,108 +280,20 @@ class Ledger:
             )
         return connect(self.path, wal=self._wal)
 
-    def _read(self, look: Callable[[sqlite3.Connection], T]) -> T:
-        with self._reading:
-            if self._reader is None:
-                self._reader = self._connect()
-            try:
-                return look(self._reader)
-            except sqlite3.Error as error:
-                raise fault(error, self.path) from None
+    def _empty(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            migrate(connection, self.path)
+            return look(connection)
 
-    def _replies(
-        self, connection: sqlite3.Connection, where: str, values: Sequence[object]
-    ) -> dict[str, StoredReply]:
-        columns = "key, body_z, sha256, outcome, finish_reason, usage, model_returned"
-        query = f"SELECT {columns} FROM response WHERE {where}"
-        return {row[0]: self._stored(row) for row in connection.execute(query, list(values))}
-
-    def _stored(self, row: tuple[Any, ...]) -> StoredReply:
-        key, packed, digest, outcome, finish_reason, usage, served = row
-        try:
-            body = zlib.decompress(packed)
-        except zlib.error:
-            body = b""
-        if hashlib.sha256(body).hexdigest() != digest:
-            raise IntegrityError(
-                f"the ledger {self.path} holds a damaged reply (key {key[:16]}…)",
-                hint="put a good copy of the ledger in its place, or name another with ZEPHYRCTL_LEDGER",
-            )
-        counts = json.loads(usage) if usage else None
-        return StoredReply(body, outcome, finish_reason, (counts[0], counts[1]) if counts else None, served)
-
-    def _begin(self, connection: sqlite3.Connection, request: Request, run_id: str) -> int | StoredReply:
-        there = self._replies(connection, "key = ?", [request.key])
-        if there:
-            return there[request.key]
-        now = time.time()
-        _write_owner(connection, self._owner, now)
-        body = canonical(request.body).encode("utf-8", "surrogatepass")
-        connection.execute(
-            "INSERT OR IGNORE INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                request.key,
-                zlib.compress(body, _ZLIB_LEVEL),
-                request.provider,
-                request.origin,
-                request.endpoint,
-                request.model,
-                request.draw,
-                now,
-            ),
-        )
-        cursor = connection.execute(
-            """INSERT INTO attempt (key, n, run_id, owner, state, started)
-               VALUES (?1, (SELECT COUNT(*) FROM attempt WHERE key = ?1), ?2, ?3, 'inflight', ?4)""",
-            (request.key, run_id, self._owner, now),
-        )
-        return int(cursor.lastrowid or 0)
-
-    def _finish(
-        self, connection: sqlite3.Connection, attempt: int, key: str, reply: StoredReply
-    ) -> StoredReply:
-        usage = reply.usage
-        cursor = connection.execute(
-            "INSERT OR IGNORE INTO response VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)",
-            (
-                key,
-                zlib.compress(reply.body, _ZLIB_LEVEL),
-                hashlib.sha256(reply.body).hexdigest(),
-                reply.outcome,
-                reply.finish_reason,
-                json.dumps(list(usage)) if usage else None,
-                reply.served_model,
-                attempt,
-            ),
-        )
-        connection.execute(
-            """UPDATE attempt SET state = 'ok', ended = ?, http_status = COALESCE(http_status, 200),
-               prompt_tokens = ?, completion_tokens = ? WHERE id = ?""",
-            (time.time(), usage[0] if usage else None, usage[1] if usage else None, attempt),
-        )
-        if cursor.rowcount == 1:
-            return reply
-        return self._replies(connection, "key = ?", [key])[key]
+    def _beat(self, connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE owner SET beat = beat + 1 WHERE id = ?", (self._owner,))
 
 
-def _write_owner(connection: sqlite3.Connection, owner_id: int, now: float) -> None:
-    owner = this_process()
-    connection.execute(
-        "INSERT OR IGNORE INTO owner VALUES (?, ?, ?, ?, ?, ?)",
-        (owner_id, owner.host, owner.boot_id, owner.pid, owner.started, now),
-    )
+def _nothing(value: object) -> None:
+    """Drops a value."""
 
 
-def _recover(connection: sqlite3.Connection) -> int:
-    rows = connection.execute(
-        """SELECT id, host, boot_id, pid, process_started FROM owner
-           WHERE id IN (SELECT DISTINCT owner FROM attempt WHERE state = 'inflight')"""
-    ).fetchall()
-    dead = [row[0] for row in rows if is_dead(Owner(*row[1:]))]
-    marked = 0
-    for owner_id in dead:
-        marked += connection.execute(
-            "UPDATE attempt SET state = 'in_doubt', ended = ? WHERE owner = ? AND state = 'inflight'",
-            (time.time(), owner_id),
-        ).rowcount
-    return marked
+def _resolved(value: T) -> Future[T]:
+    done: Future[T] = Future()
+    done.set_result(value)
+    return done

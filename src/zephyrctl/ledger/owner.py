@@ -1,16 +1,22 @@
 """Which process made an attempt, and whether it still lives.
 
-Wall time is never asked: pids, boot and start marks are.
+Wall time is never compared: pids, boot and start marks are, and for other machines whether a counter still grows.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+BEAT_SECONDS = 15.0
+"""How often a living owner lets its counter grow."""
+PATIENCE_SECONDS = 120.0
+"""An owner on another machine whose counter stands still for so long is taken for gone."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -35,13 +41,15 @@ def _boot_id() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
+def _stat(pid: int) -> tuple[str, str]:
+    """State letter and start mark of a process; empty where the system hides them."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    # The command name in parentheses may hold spaces; the start time is the 20th field after it.
-    return stat.rpartition(")")[2].split()[19]
+        return "", ""
+    # The command name in parentheses may hold spaces; after it come the state and, 19 fields on, the start time.
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], fields[19]
 
 
 def this_process() -> Owner:
@@ -51,7 +59,7 @@ def this_process() -> Owner:
 
 @lru_cache(maxsize=2)
 def _owner_of(pid: int) -> Owner:
-    return Owner(socket.gethostname(), _boot_id(), pid, _started(pid))
+    return Owner(socket.gethostname(), _boot_id(), pid, _stat(pid)[1])
 
 
 def is_dead(owner: Owner) -> bool:
@@ -66,5 +74,44 @@ def is_dead(owner: Owner) -> bool:
         return True
     except OSError:
         return False
-    now = _started(owner.pid)
-    return bool(owner.started and now and owner.started != now)
+    state, started = _stat(owner.pid)
+    # A killed process stays listed as a zombie until its parent asks for it, which some containers never do.
+    return state in ("Z", "X") or bool(owner.started and started and owner.started != started)
+
+
+_OPEN: set[int] = set()
+
+
+class Watch:
+    """Judges whether the owner of an attempt is gone.
+
+    On this machine the process table tells. In this process a ledger that was closed is gone: nobody will finish
+    what it had in flight. On other machines (or in other containers) an owner is gone when its counter stood
+    still for `PATIENCE_SECONDS` while this watch looked.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[int, tuple[int, float]] = {}
+
+    def gone(self, owner_id: int, owner: Owner, beat: int) -> bool:
+        """Whether what this owner has in flight may be taken over. `beat` is its counter as read now."""
+        if owner == this_process():
+            return owner_id not in _OPEN
+        if owner.host == socket.gethostname():
+            return is_dead(owner)
+        before = self._seen.get(owner_id)
+        if before is None or before[0] != beat:
+            self._seen[owner_id] = (beat, self._clock())
+            return False
+        return self._clock() - before[1] > PATIENCE_SECONDS
+
+
+def opened(owner_id: int) -> None:
+    """From now on this process has an owner of that number."""
+    _OPEN.add(owner_id)
+
+
+def closed(owner_id: int) -> None:
+    """It has no longer."""
+    _OPEN.discard(owner_id)

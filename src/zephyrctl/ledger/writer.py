@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,15 +31,26 @@ class _Item:
 class Writer:
     """Runs pieces of work in durable transactions.
 
-    A future resolves only after the commit that holds its work.
+    A future resolves only after the commit that holds its work. An error of ours undoes its own piece alone,
+    any other the whole group.
 
     While one group is on its way to the disk the next one gathers, so many waiting callers share one disk
-    flush and a lonely caller waits for nobody.
+    flush and a lonely caller waits for nobody. `pulse` is written about every `every` seconds while the writer
+    is in use or waits.
     """
 
-    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        pulse: Callable[[sqlite3.Connection], None] | None = None,
+        every: float = 0.0,
+    ) -> None:
         self._path = path
         self._connect = connect
+        self._pulse = pulse
+        self._every = every
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -63,15 +76,19 @@ class Writer:
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
-        while True:
+        beaten = time.monotonic()
+        last = False
+        while not last:
             group, last = self._gather()
+            if self._pulse is not None and time.monotonic() - beaten >= self._every:
+                beaten = time.monotonic()
+                group.append(_Item(self._pulse, Future()))
             try:
                 connection = connection or self._connect()
                 outcomes = self._commit(connection, group)
             except Exception as error:
-                outcomes = [fault(error, self._path) if isinstance(error, sqlite3.Error) else error] * len(
-                    group
-                )
+                fatal = fault(error, self._path) if isinstance(error, sqlite3.Error) else error
+                outcomes = [fatal] * len(group)
             for item, outcome in zip(group, outcomes, strict=True):
                 # A caller that gave up waiting changes nothing: its reply is written all the same.
                 if not item.done.set_running_or_notify_cancel():
@@ -80,22 +97,21 @@ class Writer:
                     item.done.set_exception(outcome)
                 else:
                     item.done.set_result(outcome)
-            if last:
-                break
         if connection is not None:
             connection.close()
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        first = self._queue.get()
+        """What waits now; an empty group when nothing came for as long as a pulse may wait."""
         group: list[_Item] = []
-        while first is not None:
-            group.append(first)
-            if len(group) >= GROUP:
-                return group, False
-            try:
+        try:
+            first = self._queue.get(timeout=self._every if self._pulse else None)
+            while first is not None:
+                group.append(first)
+                if len(group) >= GROUP:
+                    return group, False
                 first = self._queue.get_nowait()
-            except queue.Empty:
-                return group, False
+        except queue.Empty:
+            return group, False
         return group, True
 
     def _commit(self, connection: sqlite3.Connection, group: list[_Item]) -> list[Any]:
@@ -105,14 +121,18 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for item in group:
+                connection.execute("SAVEPOINT item")
                 try:
                     outcomes.append(item.work(connection))
                 except ZephyrError as error:
                     # It concerns this item alone; the others of the group are written.
+                    connection.execute("ROLLBACK TO item")
                     outcomes.append(error)
+                connection.execute("RELEASE item")
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
+            # An error that SQLite cannot go on after has ended the transaction already.
+            with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
         self.commits += 1

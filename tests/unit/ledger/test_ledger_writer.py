@@ -74,6 +74,51 @@ def test_an_error_of_ours_concerns_one_item(tmp_path: Path) -> None:
     assert rows(tmp_path / "db") == [1, 2]
 
 
+def test_what_an_item_wrote_before_its_error_is_undone(tmp_path: Path) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO t VALUES (7)")
+        raise UsageError("no")
+
+    writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
+    gate, _ = held(writer)
+    first, bad, last = writer.submit(insert(1)), writer.submit(half), writer.submit(insert(2))
+    gate.set()
+    assert first.result(10) == last.result(10) == 1
+    with pytest.raises(UsageError):
+        bad.result(10)
+    writer.close()
+    assert rows(tmp_path / "db") == [1, 2]
+
+
+def test_a_transaction_that_sqlite_gave_up_is_told_and_the_next_group_works(tmp_path: Path) -> None:
+    def lost(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO t VALUES (7)")
+        connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
+    with pytest.raises(EnvironmentFault, match="disk I/O error"):
+        writer.submit(lost).result(10)
+    assert writer.submit(insert(4)).result(10) == 1
+    writer.close()
+    assert rows(tmp_path / "db") == [4]
+
+
+def test_the_pulse_is_written_while_nothing_else_is(tmp_path: Path) -> None:
+    beaten = threading.Event()
+
+    def pulse(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO t VALUES (100)")
+        beaten.set()
+
+    writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"), pulse=pulse, every=0.01)
+    assert writer.submit(insert(1)).result(10) == 1
+    assert beaten.wait(10)
+    assert writer.submit(insert(2)).result(10) == 1
+    writer.close()
+    assert {1, 2, 100} == set(rows(tmp_path / "db"))
+
+
 def test_a_cancelled_future_is_still_written_and_the_writer_lives(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
     gate, _ = held(writer)
