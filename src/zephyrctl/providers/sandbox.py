@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from zephyrctl.errors import UsageError
+from zephyrctl.money import FREE, Price, Tokens
 from zephyrctl.providers.base import (
     Ask,
     Reading,
-    Usage,
+    Received,
     World,
     clean_text,
     count,
@@ -33,6 +34,8 @@ class SandboxProvider:
     origin = "sandbox"
     endpoint = "reply/1"
     world: World = "sandbox"
+    price: Price = FREE
+    dropped: tuple[str, ...] = ()
 
     def __init__(self, role: str) -> None:
         from zephyrctl.sandbox.teacher import ROLES
@@ -55,7 +58,7 @@ class SandboxProvider:
             "draw": ask.draw,
         }
 
-    async def send(self, body: Mapping[str, Any]) -> bytes:
+    async def send(self, body: Mapping[str, Any]) -> Received:
         """The teacher's reply; pure computing, so it never fails for a while."""
         from zephyrctl.sandbox.teacher import reply
 
@@ -73,7 +76,11 @@ class SandboxProvider:
             "finish_reason": "stop",
             "usage": {"prompt_tokens": words, "completion_tokens": len(text.split())},
         }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        return Received(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+
+    def bound(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        """Nothing: its words cost nothing."""
+        return 0, 0
 
     def read(self, raw: bytes) -> Reading:
         """What a stored reply says."""
@@ -85,5 +92,5 @@ class SandboxProvider:
             outcome=outcome_of(text),
             finish_reason=str(document.get("finish_reason", "stop")),
             served_model=self.label,
-            usage=Usage(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))),
+            tokens=Tokens(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))),
         )

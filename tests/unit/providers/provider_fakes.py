@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from zephyrctl.providers.base import Ask, Reading, Sampling, World, json_object, outcome_of, wire_messages
+from zephyrctl.events import Emit, silent
+from zephyrctl.ledger.entries import Run
+from zephyrctl.ledger.ledger import Ledger
+from zephyrctl.money import FREE, Price, Tokens
+from zephyrctl.providers.base import (
+    Answer,
+    Ask,
+    Failure,
+    Reading,
+    Received,
+    Sampling,
+    World,
+    json_object,
+    outcome_of,
+    wire_messages,
+)
+from zephyrctl.providers.calling.caller import Caller, CallSettings
 from zephyrctl.records import Message
 
 
@@ -18,27 +36,59 @@ def said(body: Mapping[str, Any]) -> str:
     return str(body["messages"][-1]["content"])
 
 
+async def no_sleep(seconds: float) -> None:
+    """A clock without waiting."""
+    await asyncio.sleep(0)
+
+
+def asking(
+    ledger: Ledger,
+    *,
+    run: str = "run",
+    emit: Emit = silent,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    **settings: Any,
+) -> Caller:
+    """A caller; settings are those of CallSettings."""
+    return Caller(ledger, run=Run(run), emit=emit, settings=CallSettings(**settings), sleep=sleep)
+
+
+def texts(results: Sequence[Answer | Failure]) -> list[str]:
+    """The answers' texts, and failures as `<reason>`."""
+    return [r.text if isinstance(r, Answer) else f"<{r.reason}>" for r in results]
+
+
 class FakeModel:
-    """Answers `<name> says <question>`; the raw reply is JSON with one text."""
+    """Answers `<name> says <question>`; the raw reply is JSON with one text, and a count of tokens (`usage`)."""
 
     kind = "fake"
     origin = "here"
     endpoint = "/"
-    world: World = "sandbox"
+    world: World = "real"
+    dropped: tuple[str, ...] = ()
+    price: Price | None = FREE
+    most = (10, 20)
+    """The bound of every call: tokens in and out."""
+    usage: Callable[[Mapping[str, Any]], tuple[int, int] | None] = staticmethod(lambda body: (10, 5))
 
     def __init__(self, name: str = "fake") -> None:
         self.label = f"fake:{name}"
         self.name = name
 
+    def bound(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        return self.most
+
     def wire(self, ask: Ask) -> dict[str, Any]:
         return {"model": self.name, "messages": wire_messages(ask.messages)}
 
     def read(self, raw: bytes) -> Reading:
-        text = str(json_object(raw)["text"])
-        return Reading(text, outcome_of(text), "stop", self.name)
+        reply = json_object(raw)
+        text, usage = str(reply["text"]), reply.get("usage")
+        tokens = Tokens(*usage) if usage else None
+        return Reading(text, outcome_of(text), "stop", self.name, tokens)
 
     def raw(self, body: Mapping[str, Any]) -> bytes:
-        return json.dumps({"text": f"{self.name} says {said(body)}"}).encode()
+        return json.dumps({"text": f"{self.name} says {said(body)}", "usage": self.usage(body)}).encode()
 
 
 class FakeProvider(FakeModel):
@@ -50,14 +100,16 @@ class FakeProvider(FakeModel):
         super().__init__(name)
         self.script = script
         self.sent: list[str] = []
+        self.times: Counter[str] = Counter()
         self.closed = 0
 
-    async def send(self, body: Mapping[str, Any]) -> bytes:
-        times = self.sent.count(said(body))
+    async def send(self, body: Mapping[str, Any]) -> Received:
+        times = self.times[said(body)]
+        self.times[said(body)] += 1
         self.sent.append(said(body))
         if self.script is not None:
             await self.script(body, times)
-        return self.raw(body)
+        return Received(self.raw(body), f"req-{len(self.sent)}")
 
     async def aclose(self) -> None:
         self.closed += 1

@@ -7,23 +7,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provider_fakes import FakeBatch, FakeProvider, ask
+from provider_fakes import FakeBatch, FakeProvider, ask, asking, no_sleep, texts
 
+from zephyrctl.errors import Locked
+from zephyrctl.events import Calls, Progress, Recorder
+from zephyrctl.ledger.entries import Intent, Run
 from zephyrctl.ledger.ledger import Ledger
-from zephyrctl.providers.base import Answer, BatchProvider
-from zephyrctl.providers.caller import Caller
-from zephyrctl.providers.job import Result
+from zephyrctl.providers.base import BatchProvider
+from zephyrctl.providers.calling import batching
+from zephyrctl.providers.calling.retry import Retry
 
 QUESTIONS = ["aaaa", "b", "cc", "dddddd", "e", "ff", "ggg", "b"]
 
 
-def texts(results: list[Result]) -> list[str]:
-    return [r.text if isinstance(r, Answer) else f"<{r.reason}>" for r in results]
-
-
 def run(path: Path, provider: FakeBatch, questions: list[str]) -> list[str]:
-    with Ledger.open(path) as ledger:
-        return texts(Caller(ledger, run_id="run").ask(provider, [ask(q) for q in questions], task="t"))
+    with Ledger.open(path) as ledger, asking(ledger) as caller:
+        return texts(caller.ask(provider, [ask(q) for q in questions], task="t"))
 
 
 def test_a_batch_provider_is_told_from_an_online_one() -> None:
@@ -68,7 +67,7 @@ def test_a_batch_with_a_missing_member_is_computed_whole(tmp_path: Path) -> None
     whole = run(tmp_path / "whole", FakeBatch(3), QUESTIONS)
     run(tmp_path / "l", FakeBatch(3), QUESTIONS)
     with Ledger.open(tmp_path / "l") as ledger:
-        ledger._writer.submit(
+        ledger.write(
             lambda db: db.execute("DELETE FROM response WHERE key IN (SELECT key FROM response LIMIT 1)")
         ).result()
     provider = FakeBatch(3)
@@ -77,12 +76,22 @@ def test_a_batch_with_a_missing_member_is_computed_whole(tmp_path: Path) -> None
 
 
 def test_local_and_online_models_in_one_call(tmp_path: Path) -> None:
-    with Ledger.open(tmp_path / "l") as ledger:
-        caller = Caller(ledger, run_id="run")
+    told = Recorder()
+    with Ledger.open(tmp_path / "l") as ledger, asking(ledger, emit=told) as caller:
         pairs = [(FakeProvider("a"), ask("q")), (FakeBatch(), ask("q")), (FakeProvider("a"), ask("r"))]
         results = caller.ask_all(pairs, task="t")
     assert texts(results) == ["a says q", "q among ['q']", "a says r"]
     assert [s["calls"] for s in caller.summary()] == [2, 1]
+    last = [e for e in told.events if isinstance(e, Calls)][-1]
+    assert (last.done, last.total) == (3, 3)
+
+
+def test_a_local_model_reports_progress_without_money(tmp_path: Path) -> None:
+    told = Recorder()
+    with Ledger.open(tmp_path / "l") as ledger, asking(ledger, emit=told) as caller:
+        caller.ask(FakeBatch(), [ask("q"), ask("r")], task="answers")
+    assert {type(event) for event in told.events} == {Progress}
+    assert told.events[-1] == Progress("answers", 2, 2)
 
 
 def test_a_reply_that_is_none_fails_its_row(tmp_path: Path) -> None:
@@ -91,3 +100,21 @@ def test_a_reply_that_is_none_fails_its_row(tmp_path: Path) -> None:
             return b"" if "b" in str(body).split("'content': ")[1] else super().raw_in_batch(body, [])  # type: ignore[arg-type]
 
     assert run(tmp_path / "l", Half(), ["a", "b", "c"]) == ["a among []", "<bad_envelope>", "c among []"]
+
+
+def test_rows_that_another_process_computes_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_LOOK_AGAIN", 0.02)
+    provider = FakeBatch(3)
+    with Ledger.open(tmp_path / "l") as ledger, Ledger.open(tmp_path / "l") as other:
+        with asking(ledger, replay=True) as caller:
+            job = caller._board.job(provider, ask("a"))
+        (attempt,) = other.begin_many([Intent(job.request, 0)], Run("other")).result()
+        assert isinstance(attempt, int)
+        with (
+            pytest.raises(Locked, match=r"pid \d+ on"),
+            asking(ledger, sleep=no_sleep, retry=Retry(max_wait=0.1)) as caller,
+        ):
+            caller.ask(provider, [ask("a"), ask("b")], task="t")
+    assert provider.batches == [["a", "b"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.providers.anthropic import AnthropicProvider
-from zephyrctl.providers.base import Ask, Reading, Retryable, Sampling, Usage, clean_text
-from zephyrctl.providers.openai import OpenAIProvider
+from zephyrctl.money import FREE, Tokens
+from zephyrctl.providers.base import Ask, Reading, Retryable, Sampling, Schema, TokenLogprob, clean_text
+from zephyrctl.providers.hosted.anthropic import AnthropicProvider
+from zephyrctl.providers.hosted.capabilities import MESSAGES, RESPONSES, SERVER, Accepts
+from zephyrctl.providers.hosted.endpoints import Place
+from zephyrctl.providers.hosted.openai import OpenAIProvider
+from zephyrctl.providers.hosted.responses import ResponsesProvider
 from zephyrctl.providers.sandbox import SandboxProvider
 from zephyrctl.records import Message
 
-
-@pytest.fixture
-def openai(monkeypatch: pytest.MonkeyPatch) -> OpenAIProvider:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-123456")
-    return OpenAIProvider("gpt-test")
-
-
-@pytest.fixture
-def anthropic(monkeypatch: pytest.MonkeyPatch) -> AnthropicProvider:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test-123456")
-    return AnthropicProvider("claude-test")
+HERE = Place(("http://127.0.0.1:9",), "here")
+OPENAI = OpenAIProvider("gpt-test", HERE, accepts=SERVER)
+RESPONSE = ResponsesProvider("gpt-test", HERE, accepts=RESPONSES)
+ANTHROPIC = AnthropicProvider("claude-test", HERE, accepts=MESSAGES)
+EVERY = (OPENAI, RESPONSE, ANTHROPIC)
 
 
 def raw(value: Any) -> bytes:
@@ -57,10 +56,120 @@ def chat(content: Any = "hi", finish: str | None = "stop", **message: Any) -> di
         ({**chat(), "usage": None}, "hi", "text"),
     ],
 )
-def test_chat_completions(openai: OpenAIProvider, document: dict[str, Any], text: str, outcome: str) -> None:
-    reading = openai.read(raw(document))
+def test_chat_completions(document: dict[str, Any], text: str, outcome: str) -> None:
+    reading = OPENAI.read(raw(document))
     assert (reading.text, reading.outcome, reading.served_model) == (text, outcome, "gpt-4-0613")
-    assert reading.usage == (Usage(9, 2) if document["usage"] else None)
+    assert reading.tokens == (Tokens(9, 2) if document["usage"] else None)
+    assert reading.reasoning == ""
+
+
+@pytest.mark.parametrize(
+    ("document", "text", "reasoning", "outcome"),
+    [
+        (chat("<think>hm</think>42"), "42", "hm", "text"),
+        (chat("<think>hm", "length"), "", "hm", "reasoning_cut"),
+        (chat("<think>hm</think>", "stop"), "", "hm", "empty"),
+        (chat("42", reasoning_content="hm"), "42", "hm", "text"),
+        (chat("42", reasoning="hm"), "42", "hm", "text"),
+        (chat(None, "length", reasoning_content="hm"), "", "hm", "reasoning_cut"),
+        (chat("so ha", "length", reasoning_content="hm"), "so ha", "hm", "length"),
+        (chat("42", reasoning_content=None), "42", "", "text"),
+        (chat("42", reasoning=["odd"]), "42", "", "text"),
+    ],
+)
+def test_reasoning_never_stays_in_the_text(document: Any, text: str, reasoning: str, outcome: str) -> None:
+    reading = OPENAI.read(raw(document))
+    assert (reading.text, reading.reasoning, reading.outcome) == (text, reasoning, outcome)
+
+
+def test_hidden_reasoning_is_counted_and_a_cut_in_it_is_told() -> None:
+    document = chat("", "length")
+    document["usage"] = {
+        "prompt_tokens": 100,
+        "completion_tokens": 64,
+        "prompt_tokens_details": {"cached_tokens": 80, "cache_write_tokens": 10},
+        "completion_tokens_details": {"reasoning_tokens": 64},
+    }
+    document["system_fingerprint"] = "fp_1"
+    reading = OPENAI.read(raw(document))
+    assert reading.tokens == Tokens(100, 64, cached=80, cache_write=10, reasoning=64)
+    assert (reading.outcome, reading.fingerprint) == ("reasoning_cut", "fp_1")
+
+
+def test_logprobs() -> None:
+    rows = [
+        {
+            "token": "4",
+            "logprob": -0.5,
+            "top_logprobs": [{"token": "4", "logprob": -0.5}, {"token": "5", "logprob": -1}],
+        },
+        {"token": "2", "logprob": None},
+        "odd",
+    ]
+    document = chat("42")
+    document["choices"][0]["logprobs"] = {"content": rows}
+    read = OPENAI.read(raw(document)).logprobs
+    assert read == (
+        TokenLogprob("4", -0.5, (("4", -0.5), ("5", -1.0))),
+        TokenLogprob("2", float("-inf")),
+    )
+    assert OPENAI.read(raw(chat())).logprobs is None
+
+
+def response(*output: Any, status: str = "completed", **more: Any) -> dict[str, Any]:
+    usage = {"input_tokens": 9, "output_tokens": 7, "output_tokens_details": {"reasoning_tokens": 5}}
+    usage["input_tokens_details"] = {"cached_tokens": 4}
+    return {"model": "gpt-x", "status": status, "output": list(output), "usage": usage, **more}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"type": "message", "content": [{"type": "output_text", "text": text, "logprobs": []}]}
+
+
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+CUT = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "text", "reasoning", "outcome"),
+    [
+        (response(said("42")), "42", "", "text"),
+        (response(THOUGHT, said("4"), said("2")), "42", "hm", "text"),
+        (response(THOUGHT, **CUT), "", "hm", "reasoning_cut"),
+        (response(said("half"), **CUT), "half", "", "length"),
+        (response(), "", "", "empty"),
+        (
+            response(status="incomplete", incomplete_details={"reason": "content_filter"}),
+            "",
+            "",
+            "filtered",
+        ),
+        (
+            response({"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}),
+            "No.",
+            "",
+            "refusal",
+        ),
+    ],
+)
+def test_responses(document: dict[str, Any], text: str, reasoning: str, outcome: str) -> None:
+    reading = RESPONSE.read(raw(document))
+    assert (reading.text, reading.reasoning, reading.outcome) == (text, reasoning, outcome)
+    assert reading.tokens == Tokens(9, 7, cached=4, reasoning=5)
+    assert reading.served_model == "gpt-x"
+
+
+def test_a_response_that_failed_is_asked_again() -> None:
+    for status in ("failed", "cancelled"):
+        with pytest.raises(Retryable, match="server_error"):
+            RESPONSE.read(raw(response(status=status)))
+
+
+def test_logprobs_of_responses() -> None:
+    item = said("42")
+    item["content"][0]["logprobs"] = [{"token": "42", "logprob": -0.1, "top_logprobs": []}]
+    assert RESPONSE.read(raw(response(item))).logprobs == (TokenLogprob("42", -0.1),)
+    assert RESPONSE.read(raw(response(said("42")))).logprobs is None
 
 
 @pytest.mark.parametrize(
@@ -70,58 +179,84 @@ def test_chat_completions(openai: OpenAIProvider, document: dict[str, Any], text
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hi"}], "end_turn", "hi", "text"),
         ([], "end_turn", "", "empty"),
         ([{"type": "text", "text": "ha"}], "max_tokens", "ha", "length"),
+        ([{"type": "thinking", "thinking": "hm"}], "max_tokens", "", "reasoning_cut"),
+        ([{"type": "redacted_thinking", "data": "x"}], "max_tokens", "", "reasoning_cut"),
+        ([], "model_context_window_exceeded", "", "length"),
         ([], "refusal", "", "refusal"),
     ],
 )
-def test_messages(anthropic: AnthropicProvider, content: Any, stop: str, text: str, outcome: str) -> None:
-    usage = {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 5}
-    reading = anthropic.read(
+def test_messages(content: Any, stop: str, text: str, outcome: str) -> None:
+    usage = {
+        "input_tokens": 3,
+        "cache_read_input_tokens": 4,
+        "cache_creation_input_tokens": 2,
+        "output_tokens": 5,
+    }
+    reading = ANTHROPIC.read(
         raw({"model": "claude-x", "content": content, "stop_reason": stop, "usage": usage})
     )
-    assert reading == Reading(text, outcome, stop, "claude-x", Usage(7, 5))  # type: ignore[arg-type]
+    thought = "hm" if any("thinking" in block for block in content) else ""
+    tokens = Tokens(9, 5, cached=4, cache_write=2)
+    assert reading == Reading(text, outcome, stop, "claude-x", tokens, reasoning=thought)  # type: ignore[arg-type]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["choices", "message", "content", "usage", "finish_reason", "refusal", "type", "text"]
-            ),
-            inner,
-            max_size=4,
-        )
+def test_hidden_thinking_is_counted() -> None:
+    usage = {"input_tokens": 3, "output_tokens": 5, "output_tokens_details": {"thinking_tokens": 5}}
+    reading = ANTHROPIC.read(raw({"content": [], "stop_reason": "max_tokens", "usage": usage}))
+    assert reading.tokens == Tokens(3, 5, reasoning=5)
+    assert reading.outcome == "reasoning_cut"
+
+
+NAMES = [
+    *(
+        "choices",
+        "message",
+        "content",
+        "usage",
+        "finish_reason",
+        "refusal",
+        "type",
+        "text",
+        "output",
+        "status",
     ),
-    max_leaves=12,
+    *("logprobs", "reasoning", "summary", "thinking", "incomplete_details", "token", "top_logprobs"),
+    *("prompt_tokens_details", "input_tokens_details"),
+]
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["text", "message", "<think>"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=14,
 )
 
 
 @given(value=JSON)
 def test_any_json_is_a_reading_or_a_bad_envelope(value: Any) -> None:
-    readers: list[Callable[[bytes], Reading]] = [
-        OpenAIProvider.__new__(OpenAIProvider).read,
-        AnthropicProvider.__new__(AnthropicProvider).read,
-    ]
+    readers: list[Callable[[bytes], Reading]] = [provider.read for provider in EVERY]
     for read in readers:
         try:
             reading = read(raw(value))
         except Retryable:
             continue
-        reading.text.encode()
+        (reading.text + reading.reasoning).encode()
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes(blob: bytes) -> None:
-    for reader in (OpenAIProvider, AnthropicProvider):
-        with pytest.raises(Retryable, match="bad_envelope"):
-            reader.__new__(reader).read(blob)
+    for provider in EVERY:
+        with pytest.raises(Retryable, match="bad_envelope") as caught:
+            provider.read(blob)
+        assert caught.value.maybe_billed
 
 
 def test_deep_nesting_and_huge_numbers() -> None:
     for blob in (b"[" * 100_000, b'{"choices": ' + b"9" * 5000 + b"}"):
         with pytest.raises(Retryable, match="bad_envelope"):
-            OpenAIProvider.__new__(OpenAIProvider).read(blob)
+            OPENAI.read(blob)
 
 
 @given(st.text(st.characters(exclude_categories=())))
@@ -138,42 +273,99 @@ DIALOGUE = (
     Message(role="assistant", content="b"),
     Message(role="user", content="c"),
 )
+TURNS = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "c"},
+]
+SYSTEM = {"role": "system", "content": "Be brief."}
+VERDICT = Schema("verdict", {"type": "object"})
 
 
-def test_bodies(openai: OpenAIProvider, anthropic: AnthropicProvider) -> None:
-    ask = Ask(DIALOGUE, Sampling(0.5, 0.9, 77, 3), draw=4, purpose="test")
-    turns = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-    ]
-    assert openai.wire(ask) == {
+def test_bodies_of_chat_completions() -> None:
+    ask = Ask(DIALOGUE, Sampling(0.5, 0.9, 77, 3, ("END",), 2, "low"), draw=4, purpose="test", schema=VERDICT)
+    assert OPENAI.wire(ask) == {
         "model": "gpt-test",
-        "messages": [{"role": "system", "content": "Be brief."}, *turns],
+        "messages": [SYSTEM, *TURNS],
         "temperature": 0.5,
         "top_p": 0.9,
         "max_tokens": 77,
         "seed": 3,
+        "stop": ["END"],
+        "logprobs": True,
+        "top_logprobs": 2,
+        "reasoning_effort": "low",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "verdict", "schema": {"type": "object"}, "strict": True},
+        },
     }
-    assert anthropic.wire(ask) == {
+    plain = OPENAI.wire(Ask(DIALOGUE, Sampling(logprobs=0)))
+    assert plain["logprobs"] is True
+    assert not {"seed", "stop", "top_logprobs", "response_format", "reasoning_effort"} & set(plain)
+
+
+@pytest.mark.parametrize("role", ["developer", "none"])
+def test_the_role_of_instructions(role: Any) -> None:
+    provider = OpenAIProvider("m", HERE, accepts=Accepts(system=role))
+    sent = provider.wire(Ask(DIALOGUE))["messages"]
+    if role == "developer":
+        assert sent == [{"role": "developer", "content": "Be brief."}, *TURNS]
+    else:
+        assert sent == [{"role": "user", "content": "Be brief.\n\na"}, *TURNS[1:]]
+
+
+def test_instructions_alone_become_the_question_where_there_is_no_such_role() -> None:
+    provider = OpenAIProvider("m", HERE, accepts=Accepts(system="none"))
+    assert provider.wire(Ask(DIALOGUE[:1]))["messages"] == [{"role": "user", "content": "Be brief."}]
+
+
+def test_bodies_of_responses() -> None:
+    ask = Ask(DIALOGUE, Sampling(0.5, 0.9, 77, None, (), 2, "low"), schema=VERDICT)
+    assert RESPONSE.wire(ask) == {
+        "model": "gpt-test",
+        "input": [SYSTEM, *TURNS],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_output_tokens": 77,
+        "include": ["message.output_text.logprobs"],
+        "top_logprobs": 2,
+        "reasoning": {"effort": "low"},
+        "store": False,
+        "text": {
+            "format": {"name": "verdict", "schema": {"type": "object"}, "type": "json_schema", "strict": True}
+        },
+    }
+
+
+def test_bodies_of_messages() -> None:
+    ask = Ask(DIALOGUE, Sampling(0.5, 0.9, 77, None, ("END",), None, "low"), schema=VERDICT)
+    assert ANTHROPIC.wire(ask) == {
         "model": "claude-test",
         "system": "Be brief.",
-        "messages": turns,
+        "messages": TURNS,
         "temperature": 0.5,
         "top_p": 0.9,
         "max_tokens": 77,
+        "stop_sequences": ["END"],
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
     }
-    assert "seed" not in openai.wire(Ask(DIALOGUE))
-    assert "top_p" not in anthropic.wire(Ask(DIALOGUE))
+    assert "output_config" not in ANTHROPIC.wire(Ask(DIALOGUE))
+
+
+def test_a_lone_surrogate_in_a_prompt_is_sent_as_the_replacement_character() -> None:
+    broken = Message.model_construct(role="user", content="half \ud800 pair")
+    for provider in EVERY:
+        body = provider.wire(Ask((broken,)))
+        assert json.dumps(body, ensure_ascii=False).encode().decode().count("half \ufffd pair") == 1
+        assert provider.bound(body)[0] > 0
 
 
 async def _sandbox(provider: SandboxProvider, ask: Ask) -> Reading:
-    return provider.read(await provider.send(provider.wire(ask)))
+    return provider.read((await provider.send(provider.wire(ask))).body)
 
 
 def test_sandbox_is_repeatable_and_draws_differ() -> None:
-    import asyncio
-
     provider = SandboxProvider("pool-c")
     question = (Message(role="user", content="Sort these words: pear, fig, apple"),)
     texts = []
@@ -183,4 +375,6 @@ def test_sandbox_is_repeatable_and_draws_differ() -> None:
     assert texts[0] == texts[-1]
     assert len({reading.text for reading in texts}) > 1
     assert texts[0].served_model == "sandbox:pool-c"
-    assert texts[0].usage is not None
+    assert texts[0].tokens is not None
+    assert (provider.price, provider.dropped) == (FREE, ())
+    assert provider.price.worst(*provider.bound(provider.wire(Ask(question)))) == 0

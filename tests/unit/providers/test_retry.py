@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.providers.retry import Retry, retry_after, share
+from zephyrctl.providers.calling.retry import Retry, retry_after, share
 
 
 @given(key=st.text(), n=st.integers(0, 10**6))
@@ -24,8 +24,15 @@ def test_backoff_is_bounded_and_repeatable(key: str, n: int) -> None:
 def test_a_server_is_never_asked_before_it_said(key: str, n: int, asked: float) -> None:
     retry = Retry()
     assert retry.rate_limit(key, n, asked) >= asked
-    assert retry.rate_limit(key, n, None) == retry.backoff(key, n)
+    assert 0 < retry.rate_limit(key, n, None) <= retry.backoff(key, n)
     assert retry.rate_limit(key, n, asked) > 0
+
+
+@given(key=st.text())
+def test_without_a_time_a_row_steps_back_for_a_moment_and_then_for_longer(key: str) -> None:
+    retry = Retry(first=1.0, ceiling=60.0)
+    assert retry.rate_limit(key, 0, None) <= 1 / 16
+    assert retry.rate_limit(key, 20, None) >= 30
 
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

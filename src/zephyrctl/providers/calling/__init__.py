@@ -1,0 +1,1 @@
+"""How models are asked: one caller, bounded, counted, and never twice for the same."""

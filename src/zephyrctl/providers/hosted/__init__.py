@@ -1,0 +1,1 @@
+"""Models behind an API: addresses, the wire in both directions, and what each model accepts."""
