@@ -207,13 +207,13 @@ def test_a_missing_key_is_told_before_anything_else(work: Work, extra: dict[str,
 def test_with_a_key_the_next_missing_thing_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     with pytest.raises(UsageError) as caught:
-        gen_prefs(GenPrefsConfig(teacher="gpt-4"), work)
+        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol"), work)
     assert str(caught.value.hint).count("--pool MODEL") == 4
     with pytest.raises(RefNotFound) as gone:
-        gen_prefs(GenPrefsConfig(teacher="gpt-4", pool=["gpt-4", "gpt-4o"]), work)
-    assert "gen-sft --teacher gpt-4" in str(gone.value.hint)
+        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol", pool=["gpt-6.1-sol", "gpt-6-luna"]), work)
+    assert "gen-sft --teacher gpt-6.1-sol" in str(gone.value.hint)
     with pytest.raises(UsageError, match="seed prompts") as seeds:
-        gen_sft(GenSftConfig(teacher="gpt-4"), work)
+        gen_sft(GenSftConfig(teacher="gpt-6.1-sol"), work)
     assert "--prompts FILE" in str(seeds.value.hint)
     with pytest.raises(UsageError, match="one model"):
         gen_prefs(GenPrefsConfig(teacher="sandbox", pool=["sandbox:pool-a"]), work)
@@ -233,7 +233,7 @@ def test_real_and_sandbox_data_never_mix_implicitly(work: Work, monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     gen_sft(GenSftConfig(teacher="sandbox", rows=6), work)
     with pytest.raises(RefNotFound, match="real world"):
-        gen_prefs(GenPrefsConfig(teacher="gpt-4", pool=["gpt-4", "gpt-4o"]), work)
+        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol", pool=["gpt-6.1-sol", "gpt-6-luna"]), work)
 
 
 def test_binarize_without_feedback_says_what_makes_it(work: Work) -> None:
@@ -404,7 +404,7 @@ def test_teachers_behind_an_api_take_the_same_way(
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test-0123456789")
         sft = made(gen_sft(GenSftConfig(teacher="gpt-4", prompts=path, concurrency=4), work))
         pool = ["openai:pool-a", "anthropic:pool-c", "openai:pool-d?temperature=0.5"]
-        config = GenPrefsConfig(teacher="gpt-4", pool=pool, concurrency=4)
+        config = GenPrefsConfig(teacher="gpt-4", pool=pool, concurrency=4, may_drop=["seed"])
         feedback = made(gen_prefs(config, work))
         billed = server.billed_calls
         again = made(gen_prefs(config, Work(work.store, again=True)))

@@ -67,7 +67,9 @@ def test_a_good_model_beats_a_bad_one_on_every_suite(work, told):
         "sandbox:pool-d",
         "sandbox:judge",
     }
-    (table,) = [event for event in told.events if isinstance(event, Table)]
+    plan, table = [event for event in told.events if isinstance(event, Table)]
+    assert plan.title == "eval plan"
+    assert {row[0] for row in plan.rows} == {"sandbox:pool-a", "sandbox:pool-d", "sandbox:judge", "all"}
     assert "(sandbox)" in table.title
     assert [row[0] for row in table.rows] == [n for n in scores if "turn" not in n]
 
@@ -124,7 +126,25 @@ def test_a_dry_run_plans_and_writes_nothing(tmp_path):
     result = run(config(), work)
     assert (result.ref, result.artifact) == (None, None)
     assert any(isinstance(e, Table) for e in recorder.events)
-    assert work.store.names() == []
+    assert result.plan["estimate"]["usd"] == {"low": 0.0, "likely": 0.0, "high": 0.0}
+    assert not work.store.root.exists()
+
+
+def test_the_plan_counts_every_call_that_is_then_made(tmp_path):
+    store = Store.open(tmp_path / "artifacts")
+    planned = run(config(rows=9), Work(store, dry_run=True)).plan["estimate"]
+    artifact = run(config(rows=9), Work(store)).artifact
+    asked = {t["model"]: sum(t["outcomes"].values()) for t in artifact.manifest.teachers}
+    for part in planned["parts"]:
+        assert asked[part["model"]] <= part["calls"]["most"]
+    answers = {p["model"]: p["calls"]["most"] for p in planned["parts"] if p["for"] == "answer"}
+    assert answers == {m: asked[m] for m in ("sandbox:pool-a", "sandbox:pool-d")}
+
+
+@pytest.mark.parametrize("setting", [{"pilot": 3}, {"shard": "1/2"}, {"accept_partial": True}])
+def test_an_evaluation_is_one_piece(setting):
+    with pytest.raises(ValueError, match="one piece of work"):
+        config(**setting)
 
 
 def test_a_judge_that_cannot_be_read_is_rejected_past_the_limit(work, monkeypatch):

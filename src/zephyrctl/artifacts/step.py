@@ -8,9 +8,10 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zephyrctl.artifacts import durable
 from zephyrctl.artifacts.artifact import Artifact
@@ -23,6 +24,10 @@ from zephyrctl.artifacts.writer import Frame, Staging
 from zephyrctl.config import StageConfig, step_key
 from zephyrctl.errors import EnvironmentFault, TryAgain
 from zephyrctl.events import Emit, Event, silent
+from zephyrctl.project import Project
+
+PARTIAL = "partial"
+"""The count that marks an artifact of the rows finished so far; the step goes on after it."""
 
 
 class Relay:
@@ -47,6 +52,12 @@ class Work:
     dry_run: bool = False
     edition: str | None = None
     """The edition's name as manifests show it, such as `zephyr-7b/paper + lr`."""
+    project: Project = field(default_factory=Project)
+    """Endpoints, prices and limits of the project."""
+    yes: bool = False
+    """Whether any estimate is agreed to beforehand."""
+    ask: Callable[[str], bool] | None = None
+    """Puts a yes-or-no question to the person at the terminal; None where nobody sits there."""
 
     def __post_init__(self) -> None:
         # stages tell `work.emit`; what they tell while a step is open also goes into the log kept with it
@@ -56,12 +67,14 @@ class Work:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step made, now or before (`already`). `ref` and `artifact` are None only for a dry run."""
+    """What a step made, now or before (`already`). `ref` and `artifact` are None only for a dry run and a pilot,
+    which leave what they found out in `plan`."""
 
     ref: str | None
     artifact: Artifact | None
     already: bool = False
     sides: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
 
 
 def digests_by_role(inputs: Sequence[InputRef]) -> dict[str, str]:
@@ -107,7 +120,7 @@ class Step:
         """
         if self.work.again:
             return None
-        artifact = self.work.store.find_step(self.name, self.key)
+        artifact = self._made()
         if artifact is None:
             return None
         artifact.check()
@@ -118,6 +131,11 @@ class Step:
                 with contextlib.suppress(EnvironmentFault):
                     link_model(self.work.store, name, self.work.emit)
         return StepResult(str(artifact.ref), artifact, True, dict(artifact.manifest.sides))
+
+    def _made(self) -> Artifact | None:
+        """What this step made, finished: a partial artifact does not stand for it."""
+        artifact = self.work.store.find_step(self.name, self.key)
+        return None if artifact is None or artifact.manifest.counts.get(PARTIAL) else artifact
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Staging]:
@@ -135,7 +153,7 @@ class Step:
                 stack.enter_context(
                     hold_or_refuse(self.folder / "lock", f"'{self.name}' ({self.config.stage})")
                 )
-                if not self.work.again and store.find_step(self.name, self.key) is not None:
+                if not self.work.again and self._made() is not None:
                     raise TryAgain(
                         f"another process has just finished {self.name}",
                         hint="run the same command again to get its result",

@@ -20,11 +20,12 @@ SANDBOX_ROWS = 1000
 
 @dataclass(frozen=True)
 class Seed:
-    """A prompt, where it came from (`prompts.jsonl:3`), and its split."""
+    """A prompt, where it came from (`prompts.jsonl:3`), its split, and its place among all prompts of the step."""
 
     where: str
     split: Split
     row: PromptRow
+    position: int = 0
 
 
 @dataclass
@@ -49,9 +50,12 @@ class Seeds:
         prompt, so that any first part holds both splits; the split they have is kept. Others get theirs by
         hash of the prompt.
         """
+        taken = self._taken(seed)
+        return [_seed(*found, test_fraction, position) for position, found in enumerate(taken)]
+
+    def _taken(self, seed: int) -> list[tuple[str, str | None, PromptRow]]:
         if self.source is None:
-            rows = [(f"sandbox prompt {i}", None, row) for i, row in enumerate(self.own, 1)]
-            return [_seed(where, split, row, test_fraction) for where, split, row in rows]
+            return [(f"sandbox prompt {i}", None, row) for i, row in enumerate(self.own, 1)]
         found = ((where, split, _prompt(where, row)) for where, split, row in self.source.rows())
         if self.source.artifact is None:
             taken = list(islice(found, self.rows))
@@ -59,7 +63,7 @@ class Seeds:
             ranked = sorted(found, key=lambda x: (row_seed(seed, "order", x[2].prompt_id), x[0]))
             taken = ranked[: self.rows]
         self.rejects = list(self.source.rejects)
-        return [_seed(where, split, row, test_fraction) for where, split, row in taken]
+        return taken
 
 
 def _prompt(where: str, row: object) -> PromptRow:
@@ -68,10 +72,10 @@ def _prompt(where: str, row: object) -> PromptRow:
     return row
 
 
-def _seed(where: str, split: str | None, row: PromptRow, test_fraction: float) -> Seed:
+def _seed(where: str, split: str | None, row: PromptRow, test_fraction: float, position: int) -> Seed:
     if split == "test" or (split is None and split_of(row.prompt_id, test_fraction) == "test"):
-        return Seed(where, "test", row)
-    return Seed(where, "train", row)
+        return Seed(where, "test", row, position)
+    return Seed(where, "train", row, position)
 
 
 def from_source(source: Source, rows: int | None) -> Seeds:

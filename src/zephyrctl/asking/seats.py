@@ -5,23 +5,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.errors import UsageError
 from zephyrctl.modelspec import ModelSpec, parse_model
-from zephyrctl.providers.base import Answer, AnyProvider, Failure, Sampling
+from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Failure, Sampling
 
 if TYPE_CHECKING:
     from zephyrctl.artifacts.models import ModelSource
     from zephyrctl.artifacts.store import Store
+    from zephyrctl.providers.site import Site
 
 World = Literal["sandbox", "real"]
 
-_REASONS = {"empty": "empty", "length": "cut_off", "refusal": "refusal", "filtered": "filtered"}
+FAILURES = ("failed", "refusal", "filtered", "empty", "cut_off", "reasoning_cut")
+"""The reasons that `trouble` gives for replies that were asked for."""
+
+_REASONS = {
+    "empty": "empty",
+    "length": "cut_off",
+    "reasoning_cut": "reasoning_cut",
+    "refusal": "refusal",
+    "filtered": "filtered",
+}
 
 
-def check_keys(names: Sequence[str]) -> list[ModelSpec]:
+def check_keys(names: Sequence[str], site: Site) -> list[ModelSpec]:
     """The models that `names` stand for, in order, once every key they need is known to be there.
 
     Raises AuthError for a missing key before UsageError for a name that cannot be read: keys are checked
@@ -37,7 +47,7 @@ def check_keys(names: Sequence[str]) -> list[ModelSpec]:
         except UsageError as error:
             unreadable = unreadable or error
             continue
-        check_key(spec)
+        check_key(spec, site=site)
         specs.append(spec)
     if unreadable:
         raise unreadable
@@ -80,18 +90,32 @@ class Seat:
             return []
         return [InputRef(role=role, ref=self.model.ref, digest=self.model.digest, kind="model")]
 
+    def close(self) -> None:
+        """Free what the model holds on this machine: memory, a server that was started for it."""
+        if isinstance(self.provider, Closing):
+            self.provider.close()
 
-def take_seat(store: Store, spec: ModelSpec) -> Seat:
-    """The model behind `spec`, found and ready. Raises RefNotFound, IntegrityError, AuthError or
-    MissingExtra."""
+
+@runtime_checkable
+class Closing(Protocol):
+    """A provider that holds memory or a server of its own until it is closed."""
+
+    def close(self) -> None:
+        """Free it; asked again, the provider takes it anew."""
+        ...
+
+
+def take_seat(store: Store, spec: ModelSpec, site: Site) -> Seat:
+    """The model behind `spec`, found and ready. Raises RefNotFound, IntegrityError, AuthError, MissingExtra, or
+    UsageError for a model that is not known or no longer there."""
     from zephyrctl.providers.registry import make_provider
 
     if spec.where in ("folder", "artifact", "hub"):
         from zephyrctl.training.locate import locate_model
 
         model = locate_model(store, spec)
-        return Seat(spec, make_provider(spec, model=model), model)
-    return Seat(spec, make_provider(spec))
+        return Seat(spec, make_provider(spec, model=model, site=site), model)
+    return Seat(spec, make_provider(spec, site=site))
 
 
 def joint_world(worlds: Iterable[str]) -> World:
@@ -102,6 +126,8 @@ def joint_world(worlds: Iterable[str]) -> World:
 def trouble(reply: Answer | Failure) -> tuple[str, str] | None:
     """Why a reply cannot become data, as (reason, detail); None for a reply that can."""
     if isinstance(reply, Failure):
+        if reply.reason == UNPAID:
+            return UNPAID, "not in the ledger"
         return "failed", f"{reply.reason}: {reply.detail}"
     if reply.outcome != "text":
         return _REASONS[reply.outcome], f"finish reason {reply.finish_reason}"

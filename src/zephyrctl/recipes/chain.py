@@ -12,7 +12,7 @@ from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.config import StageConfig
 from zephyrctl.editions.resolve import resolve
 from zephyrctl.errors import ZephyrError
-from zephyrctl.events import Emit, Event, Note, Progress, Table
+from zephyrctl.events import Calls, Emit, Event, Note, Progress, Table
 
 if TYPE_CHECKING:
     from zephyrctl.artifacts.artifact import Artifact
@@ -82,6 +82,7 @@ class Chain:
 
     def _tell(self, event: Event) -> None:
         # a finished bar would stay on the screen; the line with the ref says the same
-        finished = isinstance(event, Progress) and event.total is not None and event.done >= event.total
+        bar = event if isinstance(event, Progress | Calls) else None
+        finished = bar is not None and bar.total is not None and bar.done >= bar.total
         if not finished and not isinstance(event, Note | Table):
             self.emit(event)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from zephyrctl.benchmarks.base import Item
 from zephyrctl.benchmarks.sandbox import sandbox_items
 from zephyrctl.events import Table
+from zephyrctl.ledger.entries import Run
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.providers.base import Answer, Ask, Sampling
-from zephyrctl.providers.caller import Caller
-from zephyrctl.providers.local import LocalProvider
+from zephyrctl.providers.calling.caller import Caller
+from zephyrctl.providers.local.provider import LocalProvider
 from zephyrctl.recipes.chain import Chain
 from zephyrctl.records import Message
 from zephyrctl.sandbox import world
@@ -31,8 +32,10 @@ def side_by_side(chain: Chain, models: Mapping[str, str]) -> dict[str, str]:
     messages = (Message(role="user", content=item.turns[0]),)
     ask = Ask(messages, Sampling(temperature=0.0, max_tokens=48), draw=_DRAW, purpose="preview")
     answers: dict[str, str] = {}
-    with Ledger.open(chain.store.ledger_path) as ledger:
-        caller = Caller(ledger, emit=chain.emit, run_id="preview")
+    with (
+        Ledger.open(chain.store.ledger_path) as ledger,
+        Caller(ledger, run=Run("preview", "preview"), emit=chain.emit) as caller,
+    ):
         for name, model in models.items():
             provider = LocalProvider(locate_model(chain.store, model))
             (answer,) = caller.ask(provider, [ask], task=f"{name} answers one prompt")

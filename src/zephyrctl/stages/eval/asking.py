@@ -11,14 +11,14 @@ from zephyrctl.providers.base import Answer, Ask, Failure, Sampling
 from zephyrctl.records import Message, Verdict, row_seed
 
 if TYPE_CHECKING:
-    from zephyrctl.providers.caller import Caller
+    from zephyrctl.asking.calling import Asker
     from zephyrctl.stages.eval.config import EvalConfig
 
 Transcripts = dict[str, Transcript]
 
 
 def transcripts(
-    caller: Caller, provider: Any, items: Sequence[Item], decoding: Decoding, config: EvalConfig, label: str
+    asker: Asker, provider: Any, items: Sequence[Item], decoding: Decoding, config: EvalConfig, label: str
 ) -> tuple[Transcripts, int]:
     """The model's answers to every turn of `items` by prompt_id, and how many were cut at `max_tokens`.
 
@@ -32,7 +32,7 @@ def transcripts(
         going = [item for item in due if all(r.text is not None for r in answers[item.prompt_id])]
         asks = [_ask(item, answers[item.prompt_id], turn, decoding, config) for item in going]
         task = f"{label}: {decoding.name} answers, turn {turn}"
-        for item, answer in zip(going, caller.ask(provider, asks, task=task), strict=True):
+        for item, answer in zip(going, asker.ask(provider, asks, task=task), strict=True):
             answers[item.prompt_id].append(_reply(answer))
             cut += isinstance(answer, Answer) and answer.outcome == "length"
         for item in due:
@@ -49,16 +49,16 @@ def _ask(item: Item, earlier: Sequence[Reply], turn: int, decoding: Decoding, co
 
 
 def _reply(answer: Answer | Failure) -> Reply:
-    """The text as it stands, also when cut; a refusal or a failed call is no answer."""
+    """The text as it stands, also when cut; a refusal, a failed call, or reasoning alone is no answer."""
     if isinstance(answer, Failure):
         return Reply(None, f"{answer.reason}: {answer.detail}")
-    if answer.outcome in ("refusal", "filtered"):
+    if answer.outcome in ("refusal", "filtered", "reasoning_cut"):
         return Reply(None, answer.outcome)
     return Reply(answer.text.strip())
 
 
 def verdicts(
-    caller: Caller,
+    asker: Asker,
     judge: Seat,
     suites: Sequence[Benchmark],
     answers: Mapping[str, Transcripts],
@@ -82,7 +82,7 @@ def verdicts(
     requests = [g.request for _, g in gradings if g.request is not None]
     sampling = judge.sampling(temperature=0.0, max_tokens=config.judge_max_tokens, seed=config.seed)
     asks = [Ask((Message(role="user", content=r),), sampling, purpose="judge") for r in requests]
-    replies = iter(caller.ask(judge.provider, asks, task=f"{label}: judging"))
+    replies = iter(asker.ask(judge.provider, asks, task=f"{label}: judging"))
     return [g.verdict if g.request is None else _read(s, g, next(replies)) for s, g in gradings]
 
 

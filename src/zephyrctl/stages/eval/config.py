@@ -1,13 +1,14 @@
 """What `zephyrctl eval` can be asked."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from zephyrctl.config import StageConfig, reads, runtime
+from zephyrctl.asking.config import AskingConfig
+from zephyrctl.config import reads, runtime
 
 
-class EvalConfig(StageConfig):
+class EvalConfig(AskingConfig):
     """Settings of `eval`: a model in, one verdict per graded answer out."""
 
     stage: ClassVar[str] = "eval"
@@ -28,7 +29,13 @@ class EvalConfig(StageConfig):
     """Longest judgement in tokens."""
     micro_batch: int | None = runtime(None, ge=1)
     """Answers generated together by a local model; unset = what suits the machine."""
-    concurrency: int = runtime(16, ge=1)
-    """Requests to the judge in flight at a time."""
     max_failures: float = runtime(0.2, ge=0, le=1)
     """Share of verdicts missing past which the stage rejects its own outcome (exit 9)."""
+
+    @model_validator(mode="after")
+    def _in_one_piece(self) -> Self:
+        parts = {"pilot": self.pilot, "shard": self.shard, "accept_partial": self.accept_partial}
+        for name, value in parts.items():
+            if value:
+                raise ValueError(f"an evaluation is one piece of work, so {name} does not apply to it")
+        return self

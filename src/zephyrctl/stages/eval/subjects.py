@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.config import digest_of
@@ -13,6 +13,8 @@ from zephyrctl.modelspec import ModelSpec, parse_model
 if TYPE_CHECKING:
     from zephyrctl.artifacts.models import ModelSource
     from zephyrctl.artifacts.store import Store
+    from zephyrctl.providers.base import AnyProvider
+    from zephyrctl.providers.site import Site
 
 _BASES = ("sandbox", "sandbox:base")
 
@@ -54,13 +56,16 @@ class Subject:
         """The model as an input of the step."""
         return InputRef(role=role, ref=self.ref, digest=self.digest, kind="model")
 
-    def provider(self, micro_batch: int | None) -> Any:
-        """Something the caller can ask. Local weights are loaded when the first answer is needed."""
-        if self.source is None:
+    def provider(self, micro_batch: int | None, site: Site) -> AnyProvider:
+        """Something the caller can ask. Local weights are loaded when the first answer is needed.
+
+        Raises AuthError for a missing key, UsageError for a model that is not known.
+        """
+        if self.source is None or (site.project.vllm is not None and self.world == "real"):
             from zephyrctl.providers.registry import make_provider
 
-            return make_provider(self.spec)
-        from zephyrctl.providers.local import LocalProvider
+            return make_provider(self.spec, model=self.source, site=site)
+        from zephyrctl.providers.local.provider import LocalProvider
 
         return LocalProvider(self.source, max_batch=micro_batch or 64)
 

@@ -1,14 +1,15 @@
 """What `zephyrctl gen-prefs` can be asked."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from zephyrctl.config import StageConfig, reads, runtime
+from zephyrctl.asking.config import AskingConfig
+from zephyrctl.config import reads, runtime
 from zephyrctl.judges.ultrafeedback import ASPECTS
 
 
-class GenPrefsConfig(StageConfig):
+class GenPrefsConfig(AskingConfig):
     """Settings of `gen-prefs`: prompts in, completions with ratings out."""
 
     stage: ClassVar[str] = "gen-prefs"
@@ -30,6 +31,8 @@ class GenPrefsConfig(StageConfig):
     aspects: list[str] = Field(default_factory=lambda: list(ASPECTS))
     """The aspects rated 1-5, one request for each over all completions of a prompt. Empty = the overall score
     alone."""
+    overall: bool = True
+    """Whether each completion also gets a critique and an overall score 1-10, one request for each."""
     judge_temperature: float = Field(0.0, ge=0)
     """Sampling temperature of the judge's first reply; 0 as in UltraFeedback."""
     retry_temperature: float = Field(0.7, ge=0)
@@ -42,8 +45,6 @@ class GenPrefsConfig(StageConfig):
     test_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of prompts in the test split, by hash of the prompt; prompts from an artifact keep the split they
     have."""
-    concurrency: int = runtime(16, ge=1)
-    """Requests in flight at a time."""
     max_failures: float = runtime(0.2, ge=0, le=1)
     """Share of completions left out, or of judgements missing, past which the stage rejects its own outcome
     (exit 9)."""
@@ -55,3 +56,9 @@ class GenPrefsConfig(StageConfig):
         if unknown or len(set(value)) != len(value):
             raise ValueError(f"expected distinct names among {', '.join(ASPECTS)}")
         return value
+
+    @model_validator(mode="after")
+    def _rates_something(self) -> Self:
+        if not self.aspects and not self.overall:
+            raise ValueError("aspects is empty and overall is false: nothing would be rated")
+        return self

@@ -18,7 +18,7 @@ from zephyrctl.asking.seats import Seat, trouble
 from zephyrctl.config import canonical
 from zephyrctl.judges import ultrafeedback
 from zephyrctl.judges.base import NOT_APPLICABLE, Parsed
-from zephyrctl.providers.base import Answer, Ask, Failure
+from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
 from zephyrctl.records import (
     Completion,
     FeedbackRow,
@@ -44,6 +44,7 @@ class Settings:
     retry_temperature: float
     judge_draws: int
     judge_max_tokens: int
+    overall: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,42 @@ class Tally:
         else:
             self.unscored[(parsed.reason or "unreadable").split(":")[0]] += 1
 
+    def add(self, other: Tally) -> None:
+        """Takes over the counts of another one."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of one judgement: the best reading of up to `draws` replies; None = a reply is not paid for."""
+
+    parsed: list[Parsed] | None
+    draws: int
+
+
+@dataclass
+class Answered:
+    """A prompt's completions in the order of the pool, and why others are missing; `unpaid` = some are not paid
+    for."""
+
+    item: Seed
+    kept: list[Completion] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unpaid: bool = False
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A prompt some of whose calls are not paid for, in a run that only replays the ledger."""
+
+    item: Seed
+
+    def as_row(self) -> dict[str, str]:
+        """The reject as the store keeps it."""
+        return reject(self.item, UNPAID, "not all of its calls are in the ledger")
+
 
 @dataclass(frozen=True)
 class TooFew:
@@ -100,16 +137,17 @@ class TooFew:
 
     def as_row(self) -> dict[str, str]:
         """The reject as the store keeps it."""
-        row = {
-            "prompt_id": self.item.row.prompt_id,
-            "prompt": [m.model_dump() for m in self.item.row.prompt],
-        }
-        return {
-            "where": self.item.where,
-            "reason": "too_few_completions",
-            "detail": self.detail,
-            "row": canonical(row),
-        }
+        return reject(self.item, "too_few_completions", self.detail)
+
+
+Outcome = FeedbackRow | TooFew | Unfinished
+"""What becomes of a prompt."""
+
+
+def reject(item: Seed, reason: str, detail: str) -> dict[str, str]:
+    """A prompt that gives no row, as the store keeps it."""
+    row = {"prompt_id": item.row.prompt_id, "prompt": [m.model_dump() for m in item.row.prompt]}
+    return {"where": item.where, "reason": reason, "detail": detail, "row": canonical(row)}
 
 
 def completion_id(model: str, draw: int, text: str) -> str:
@@ -133,10 +171,8 @@ def draws_of(pool: Sequence[Seat]) -> list[int]:
     return draws
 
 
-def complete(
-    items: Sequence[Seed], pool: Sequence[Seat], settings: Settings, ask: AskAll, tally: Tally
-) -> list[tuple[Seed, list[Completion], list[str]]]:
-    """For each prompt its completions in the order of the pool, and why others were left out."""
+def complete(items: Sequence[Seed], pool: Sequence[Seat], settings: Settings, ask: AskAll) -> list[Answered]:
+    """For each prompt its completions, and why others were left out."""
     draws = draws_of(pool)
     asks = [
         (seat, _completion_ask(item, seat, draw, settings))
@@ -146,28 +182,29 @@ def complete(
     replies = iter(ask(asks, "completions"))
     answered = []
     for item in items:
-        kept: list[Completion] = []
-        lost: list[str] = []
+        found = Answered(item)
         for seat, draw in zip(pool, draws, strict=True):
-            reply = next(replies)
-            found = trouble(reply)
-            tally.completions_asked += 1
-            if found is not None or isinstance(reply, Failure):
-                reason, detail = found or ("failed", "")
-                tally.left_out[reason] += 1
-                lost.append(f"{seat.label} {reason} ({detail})")
-                continue
-            tally.completions_kept += 1
-            kept.append(
-                Completion(
-                    completion_id=completion_id(seat.label, draw, reply.text),
-                    model=seat.label,
-                    text=reply.text,
-                    finish_reason=reply.finish_reason,
-                )
-            )
-        answered.append((item, kept, lost))
+            _take(found, seat, draw, next(replies))
+        answered.append(found)
     return answered
+
+
+def _take(found: Answered, seat: Seat, draw: int, reply: Answer | Failure) -> None:
+    problem = trouble(reply)
+    if problem is not None or isinstance(reply, Failure):
+        reason, detail = problem or ("failed", "")
+        found.unpaid = found.unpaid or reason == UNPAID
+        found.reasons[reason] += 1
+        found.lost.append(f"{seat.label} {reason} ({detail})")
+        return
+    found.kept.append(
+        Completion(
+            completion_id=completion_id(seat.label, draw, reply.text),
+            model=seat.label,
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+        )
+    )
 
 
 def _completion_ask(item: Seed, seat: Seat, draw: int, settings: Settings) -> Ask:
@@ -189,37 +226,39 @@ def judgements(item: Seed, completions: Sequence[Completion], settings: Settings
         order = shown_order(list(texts), settings.seed, item.row.prompt_id, aspect)
         request = ultrafeedback.aspect_prompt(item.row.prompt, [texts[i] for i in order], aspect)
         made.append(Judgement("aspect", aspect, tuple(order), request))
-    for identity, text in texts.items():
+    for identity, text in texts.items() if settings.overall else ():
         request = ultrafeedback.overall_prompt(item.row.prompt, text)
         made.append(Judgement("overall", "overall", (identity,), request))
     return made
 
 
-def judge(
-    wanted: Sequence[Judgement], teacher: Seat, settings: Settings, ask: AskAll, tally: Tally
-) -> list[list[Parsed]]:
-    """The parsed reply to each request, in the same order.
+def judge(wanted: Sequence[Judgement], teacher: Seat, settings: Settings, ask: AskAll) -> list[Judged]:
+    """What came of each request, in the same order.
 
     A reply in which anything is unreadable is asked for again, up to `judge_draws` draws in all; the reply
     with the fewest unreadable parts is taken whole, the earliest of equals. What stays unreadable is missing,
     with its reason.
     """
-    best: list[list[Parsed] | None] = [None] * len(wanted)
+    best: list[Judged] = [Judged([], 0) for _ in wanted]
     open_ = list(range(len(wanted)))
     for draw in range(settings.judge_draws):
         if not open_:
             break
         task = "judgements" if draw == 0 else f"judgements asked again ({draw})"
         asks = [(teacher, _judge_ask(wanted[i], teacher, settings, draw)) for i in open_]
-        tally.judge_calls += len(asks)
-        tally.asked_again += len(asks) if draw else 0
+        going_on = []
         for i, reply in zip(open_, ask(asks, task), strict=True):
-            parsed = _read(wanted[i], reply)
-            before = best[i]
-            if before is None or _unread(parsed) < _unread(before):
-                best[i] = parsed
-        open_ = [i for i in open_ if _unread(best[i] or []) > 0]
-    return [parsed or [] for parsed in best]
+            if isinstance(reply, Failure) and reply.reason == UNPAID:
+                best[i] = Judged(None, draw)
+                continue
+            parsed, before = _read(wanted[i], reply), best[i].parsed
+            if draw > 0 and before is not None and _unread(before) <= _unread(parsed):
+                parsed = before
+            best[i] = Judged(parsed, draw + 1)
+            if _unread(parsed) > 0:
+                going_on.append(i)
+        open_ = going_on
+    return best
 
 
 def _unread(parsed: Sequence[Parsed]) -> int:
@@ -232,7 +271,8 @@ def _judge_ask(judgement: Judgement, teacher: Seat, settings: Settings, draw: in
         max_tokens=settings.judge_max_tokens,
         seed=row_seed(settings.seed, hashlib.sha256(judgement.request.encode()).hexdigest(), draw),
     )
-    return Ask((Message(role="user", content=judgement.request),), sampling, draw, judgement.kind)
+    purpose = judgement.kind if draw == 0 else f"{judgement.kind} again"
+    return Ask((Message(role="user", content=judgement.request),), sampling, draw, purpose)
 
 
 def _read(judgement: Judgement, reply: Answer | Failure) -> list[Parsed]:
@@ -246,13 +286,13 @@ def _read(judgement: Judgement, reply: Answer | Failure) -> list[Parsed]:
 def rated(
     completions: Sequence[Completion],
     wanted: Sequence[Judgement],
-    parsed: Sequence[Sequence[Parsed]],
+    judged: Sequence[Sequence[Parsed]],
     tally: Tally,
 ) -> list[Completion]:
     """The completions with their ratings, each bound by completion_id."""
     ratings: dict[str, list[Rating]] = {c.completion_id: [] for c in completions}
     overall: dict[str, Parsed] = {}
-    for judgement, results in zip(wanted, parsed, strict=True):
+    for judgement, results in zip(wanted, judged, strict=True):
         for position, (identity, result) in enumerate(zip(judgement.shown, results, strict=True), 1):
             tally.count(result)
             if judgement.kind == "overall":
@@ -260,7 +300,8 @@ def rated(
             else:
                 ratings[identity].append(_rating(judgement.aspect, result, position))
     return [
-        c.model_copy(update=_scores(ratings[c.completion_id], overall[c.completion_id])) for c in completions
+        c.model_copy(update=_scores(ratings[c.completion_id], overall.get(c.completion_id)))
+        for c in completions
     ]
 
 
@@ -274,7 +315,9 @@ def _rating(aspect: str, result: Parsed, position: int) -> Rating:
     )
 
 
-def _scores(ratings: list[Rating], overall: Parsed) -> Mapping[str, object]:
+def _scores(ratings: list[Rating], overall: Parsed | None) -> Mapping[str, object]:
+    if overall is None:
+        return {"ratings": ratings}
     return {"ratings": ratings, "overall": overall.value, "critique": overall.rationale}
 
 
@@ -285,24 +328,38 @@ def rate_chunk(
     settings: Settings,
     ask: AskAll,
     tally: Tally,
-) -> list[FeedbackRow | TooFew]:
-    """A feedback row for each prompt, in the same order, or why there is none."""
-    answered = complete(items, pool, settings, ask, tally)
-    comparable = [(item, kept) for item, kept, _ in answered if len(kept) >= 2]
-    requests = [judgements(item, kept, settings) for item, kept in comparable]
-    flat = judge([j for group in requests for j in group], teacher, settings, ask, tally)
-    replies = iter(flat)
-    rows: dict[int, FeedbackRow] = {}
-    for (item, kept), group in zip(comparable, requests, strict=True):
-        results = [next(replies) for _ in group]
-        rows[id(item)] = FeedbackRow(
-            prompt_id=item.row.prompt_id,
-            prompt=item.row.prompt,
-            completions=rated(kept, group, results, tally),
-            judge=teacher.label,
-            source=item.row.source,
-        )
-    return [
-        rows.get(id(item)) or TooFew(item, "; ".join(lost) or "the pool gave one completion")
-        for item, _, lost in answered
+) -> list[Outcome]:
+    """A feedback row for each prompt, in the same order, or why there is none. Prompts that are not paid for to
+    the end are counted nowhere."""
+    answered = complete(items, pool, settings, ask)
+    wanted = [
+        judgements(a.item, a.kept, settings) if len(a.kept) >= 2 and not a.unpaid else [] for a in answered
     ]
+    judged = iter(judge([one for group in wanted for one in group], teacher, settings, ask))
+    return [
+        _outcome(a, group, [next(judged) for _ in group], teacher, tally)
+        for a, group in zip(answered, wanted, strict=True)
+    ]
+
+
+def _outcome(
+    answered: Answered, wanted: Sequence[Judgement], judged: Sequence[Judged], teacher: Seat, tally: Tally
+) -> Outcome:
+    results = [one.parsed for one in judged if one.parsed is not None]
+    if answered.unpaid or len(results) < len(wanted):
+        return Unfinished(answered.item)
+    tally.completions_asked += len(answered.kept) + answered.reasons.total()
+    tally.completions_kept += len(answered.kept)
+    tally.left_out.update(answered.reasons)
+    if len(answered.kept) < 2:
+        return TooFew(answered.item, "; ".join(answered.lost) or "the pool gave one completion")
+    tally.judge_calls += sum(one.draws for one in judged)
+    tally.asked_again += sum(max(0, one.draws - 1) for one in judged)
+    row = answered.item.row
+    return FeedbackRow(
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        completions=rated(answered.kept, wanted, results, tally),
+        judge=teacher.label,
+        source=row.source,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,28 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.manifest import InputRef
+from zephyrctl.artifacts.parts import part_file
 from zephyrctl.artifacts.step import Step, StepResult, Work
-from zephyrctl.artifacts.writer import Staging
+from zephyrctl.asking.calling import Asker, mine, name_of, site_of
+from zephyrctl.asking.ending import close_partial, tell_money
+from zephyrctl.asking.errand import Errand, Training
+from zephyrctl.asking.estimate import Fewer
 from zephyrctl.asking.prompts import Seed, Seeds, from_sandbox, from_source
 from zephyrctl.asking.seats import Seat, check_keys, joint_world, take_seat
-from zephyrctl.config import canonical, digest_of
+from zephyrctl.config import digest_of
 from zephyrctl.errors import RefNotFound, StageRejected, UsageError
-from zephyrctl.events import Note, Table, Warning_
+from zephyrctl.events import Note, Warning_
 from zephyrctl.judges.base import rubric_digests
 from zephyrctl.ledger.ledger import Ledger
-from zephyrctl.providers.base import Answer, Ask, Failure
-from zephyrctl.providers.caller import Caller
+from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
+from zephyrctl.records import FeedbackRow
+from zephyrctl.stages.gen_prefs.calls import draw
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
-from zephyrctl.stages.gen_prefs.rating import Settings, Tally, TooFew, rate_chunk
+from zephyrctl.stages.gen_prefs.rating import Outcome, Settings, Tally, rate_chunk, reject
 
 if TYPE_CHECKING:
     from zephyrctl.modelspec import ModelSpec
+    from zephyrctl.providers.calling.caller import Caller
+    from zephyrctl.providers.site import Site
+
+Rated = tuple[list[Outcome], Tally]
+"""What becomes of a chunk of prompts, and the counts of its calls and ratings."""
 
 NAME = "feedback"
 SFT_DATA = "sft-data"
-CHUNK = 512
 SANDBOX_POOL = ["sandbox:pool-a", "sandbox:pool-b", "sandbox:pool-c", "sandbox:pool-d"]
 _CUT_OFF_WARNING = 0.01
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A prompt that an earlier row has too."""
+
+    item: Seed
+
+    def as_row(self) -> dict[str, str]:
+        """The reject as the store keeps it."""
+        return reject(self.item, "duplicate", "an earlier row has the same prompt")
 
 
 @dataclass
@@ -38,33 +59,43 @@ class _Yield:
     """What came out so far: prompts kept, rejects as stored and by reason, the tally of calls and ratings."""
 
     tally: Tally = field(default_factory=Tally)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
+    rejects: list[dict[str, str]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     kept: int = 0
 
-    def reject(self, row: dict[str, Any]) -> None:
+    def reject(self, row: dict[str, str]) -> None:
         self.rejects.append(row)
-        self.reasons[str(row["reason"])] += 1
+        self.reasons[row["reason"]] += 1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of this process: those to ask, those that are there twice, how many there are in all shards, and
+    the bad rows of the input."""
+
+    fresh: list[Seed]
+    duplicates: list[Seed]
+    whole: int
+    bad_rows: list[dict[str, Any]]
+
+    @property
+    def taken(self) -> int:
+        """Prompts of this process, duplicates too."""
+        return len(self.fresh) + len(self.duplicates)
 
 
 def run(config: GenPrefsConfig, work: Work) -> StepResult:
     """The artifact `feedback`: each prompt with its completions, their ratings and the order in which they
     were shown.
 
-    Raises AuthError before anything else, UsageError (no pool), RefNotFound, IntegrityError, and
-    StageRejected when more than `max_failures` of the completions or of the ratings are missing.
+    Raises AuthError before anything else, UsageError (no pool, no consent), RefNotFound, IntegrityError,
+    BudgetReached, and StageRejected when more than `max_failures` of the completions or of the ratings are missing.
     """
-    named = list(config.pool)
-    spec, *pool_specs = check_keys([config.teacher, *named])
-    if not named:
-        named = _default_pool(config, spec)
-        pool_specs = check_keys(named)
-    if len(named) < 2:
-        raise UsageError("a pool of one model leaves nothing to compare", hint="give --pool at least twice")
-    config = config.model_copy(update={"pool": named})
-    teacher = take_seat(work.store, spec)
+    site = site_of(config, work.project)
+    spec, pool_specs, config = _models(config, site)
+    teacher = take_seat(work.store, spec, site)
     seeds = _seeds(config, work, teacher)
-    pool = [take_seat(work.store, s) for s in pool_specs]
+    pool = [take_seat(work.store, s, site) for s in pool_specs]
     templates = rubric_digests()
     inputs = [
         seeds.input,
@@ -73,23 +104,32 @@ def run(config: GenPrefsConfig, work: Work) -> StepResult:
         InputRef(role="rubrics", ref="zephyrctl", digest=digest_of(templates), kind="rubrics"),
     ]
     world = joint_world([seeds.world, teacher.world, *(seat.world for seat in pool)])
-    step = Step(work, config, name=config.out or NAME, kind="feedback", inputs=inputs, world=world)
+    step = Step(work, config, name=name_of(config, NAME), kind="feedback", inputs=inputs, world=world)
     done = step.done()
     if done is not None:
         return done
-    taken = seeds.load(seed=config.seed, test_fraction=config.test_fraction)
-    _show_plan(config, work, teacher, pool, seeds, taken)
-    if work.dry_run:
-        return StepResult(None, None, False, {})
-    with step.open() as staging, Ledger.open(work.store.ledger_path, emit=work.emit) as ledger:
-        caller = Caller(ledger, emit=work.emit, concurrency=config.concurrency, run_id=step.key[:16])
-        out = _rate(config, caller, teacher, pool, taken, staging)
-        _judge_outcome(config, work, out.tally)
-        staging.write_rejects([*seeds.rejects, *out.rejects])
-        staging.templates.update(templates)
-        staging.teachers.extend(caller.summary())
-        staging.counts.update(_counts(out, len(taken), len(seeds.rejects)))
-        return step.result(staging.commit())
+    prompts = _sorted_out(config, seeds)
+    _say_plan(work, teacher, pool, seeds, prompts)
+    with Ledger.open(work.store.ledger_path, emit=work.emit) as ledger:
+        try:
+            errand = _errand(config, work, step, ledger, teacher, pool, prompts.fresh)
+            stop = errand.prepare()
+            return stop or _make(config, errand, prompts, templates)
+        finally:
+            for seat in (teacher, *pool):
+                seat.close()
+
+
+def _models(config: GenPrefsConfig, site: Site) -> tuple[ModelSpec, list[ModelSpec], GenPrefsConfig]:
+    """The judge, the pool, and the settings with the pool's names filled in."""
+    named = list(config.pool)
+    spec, *pool_specs = check_keys([config.teacher, *named], site)
+    if not named:
+        named = _default_pool(config, spec)
+        pool_specs = check_keys(named, site)
+    if len(named) < 2:
+        raise UsageError("a pool of one model leaves nothing to compare", hint="give --pool at least twice")
+    return spec, pool_specs, config.model_copy(update={"pool": named})
 
 
 def _default_pool(config: GenPrefsConfig, spec: ModelSpec) -> list[str]:
@@ -97,7 +137,7 @@ def _default_pool(config: GenPrefsConfig, spec: ModelSpec) -> list[str]:
         return list(SANDBOX_POOL)
     raise UsageError(
         f"gen-prefs needs a pool of models whose answers {config.teacher} rates",
-        hint="give four: --pool MODEL --pool MODEL --pool MODEL --pool MODEL (gpt-5.6-mini, ckpt/sft-e1, …)",
+        hint="give four: --pool MODEL --pool MODEL --pool MODEL --pool MODEL (gpt-6-luna, ckpt/sft-e1, …)",
     )
 
 
@@ -121,55 +161,107 @@ def _seeds(config: GenPrefsConfig, work: Work, teacher: Seat) -> Seeds:
     )
 
 
-def _show_plan(
-    config: GenPrefsConfig,
-    work: Work,
-    teacher: Seat,
-    pool: Sequence[Seat],
-    seeds: Seeds,
-    taken: Sequence[Seed],
-) -> None:
-    completions = len(taken) * len(pool)
-    ratings = len(taken) * (len(config.aspects) + len(pool))
+def _sorted_out(config: GenPrefsConfig, seeds: Seeds) -> Prompts:
+    whole = seeds.load(seed=config.seed, test_fraction=config.test_fraction)
+    seen: set[str] = set()
+    prompts = Prompts([], [], len(whole), seeds.rejects)
+    for seed in mine(config, whole):
+        (prompts.duplicates if seed.row.prompt_id in seen else prompts.fresh).append(seed)
+        seen.add(seed.row.prompt_id)
+    return prompts
+
+
+def _say_plan(work: Work, teacher: Seat, pool: Sequence[Seat], seeds: Seeds, prompts: Prompts) -> None:
     members = ", ".join(seat.label for seat in pool)
-    work.emit(Note(f"prompts: {len(taken)} from {seeds.input.ref}; pool: {members}; judge: {teacher.label}"))
-    longer = sum(bool(seed.row.follow_ups) for seed in taken)
+    work.emit(
+        Note(f"prompts: {prompts.taken} from {seeds.input.ref}; pool: {members}; judge: {teacher.label}")
+    )
+    longer = sum(bool(seed.row.follow_ups) for seed in prompts.fresh)
     if longer:
         work.emit(Note(f"{longer} prompts have follow-up turns; completions answer the first turn only"))
-    work.emit(
-        Table(
-            "gen-prefs plan",
-            ("prompts", "completions", "judgements", "requests"),
-            ((str(len(taken)), str(completions), str(ratings), str(completions + ratings)),),
-        )
+
+
+def _errand(
+    config: GenPrefsConfig,
+    work: Work,
+    step: Step,
+    ledger: Ledger,
+    teacher: Seat,
+    pool: Sequence[Seat],
+    fresh: Sequence[Seed],
+) -> Errand[Seed, Rated]:
+    settings = _settings(config)
+
+    def through(chunk: Sequence[Seed], asker: Asker) -> Rated:
+        def ask(asks: Sequence[tuple[Seat, Ask]], task: str) -> list[Answer | Failure]:
+            return asker([(seat.provider, one) for seat, one in asks], task)
+
+        tally = Tally()
+        return rate_chunk(chunk, pool, teacher, settings, ask, tally), tally
+
+    fewer = (
+        Fewer("the overall score alone", "--set aspects=[]", frozenset({"aspect"})),
+        Fewer("the aspects alone", "--set overall=false", frozenset({"overall"})),
+    )
+    both = bool(config.aspects) and config.overall
+    return Errand(
+        config=config,
+        work=work,
+        step=step,
+        ledger=ledger,
+        rows=fresh,
+        providers=list({id(seat.provider): seat.provider for seat in (teacher, *pool)}.values()),
+        draw=lambda sketch, rows: draw(sketch, rows, pool, teacher, settings),
+        through=through,
+        teacher=teacher,
+        role="judge",
+        unit="prompts",
+        fewer=fewer if both else (),
+        training=Training(
+            "dpo", rows=lambda prompts: prompts * (1 - config.test_fraction), tokens=lambda estimate: 0.0
+        ),
     )
 
 
-def _rate(
-    config: GenPrefsConfig,
-    caller: Caller,
-    teacher: Seat,
-    pool: Sequence[Seat],
-    taken: Sequence[Seed],
-    staging: Staging,
-) -> _Yield:
-    """Writes the rows, chunk by chunk of prompts, and says what was kept and dropped."""
-
-    def ask(asks: Sequence[tuple[Seat, Ask]], task: str) -> list[Answer | Failure]:
-        return caller.ask_all([(seat.provider, one) for seat, one in asks], task=task)
-
+def _make(
+    config: GenPrefsConfig, errand: Errand[Seed, Rated], prompts: Prompts, templates: dict[str, str]
+) -> StepResult:
+    """Writes the rows, chunk by chunk of prompts, and commits them."""
+    step, work, taken = errand.step, errand.work, prompts.taken
+    bad = len(prompts.bad_rows)
     out = _Yield()
-    settings = _settings(config)
-    fresh = list(_without_duplicates(taken, out))
-    for start in range(0, len(fresh), CHUNK):
-        chunk = fresh[start : start + CHUNK]
-        rows = rate_chunk(chunk, pool, teacher, settings, ask, out.tally)
-        for seed, row in zip(chunk, rows, strict=True):
-            if isinstance(row, TooFew):
-                out.reject(row.as_row())
-            else:
-                out.kept += staging.write_rows(seed.split, [row])
-    return out
+    with step.open() as staging, errand.caller() as caller:
+        with part_file(staging, config.shard, whole=prompts.whole, mine=taken, bad_rows=bad) as notes:
+            rated = _rated(errand, caller, out.tally)
+            twice = ((seed, Duplicate(seed)) for seed in prompts.duplicates)
+            for seed, row in heapq.merge(rated, twice, key=lambda found: found[0].position):
+                kept = isinstance(row, FeedbackRow)
+                if isinstance(row, FeedbackRow):
+                    out.kept += staging.write_rows(seed.split, [row])
+                else:
+                    out.reject(row.as_row())
+                if notes is not None:
+                    notes.add(seed.position, **({"kept": seed.split} if kept else {}))
+        if config.accept_partial:
+            finished = taken - out.reasons[UNPAID]
+            close_partial(staging, work.emit, finished=finished, of=taken, kept=out.kept, unit="prompts")
+        _judge_outcome(config, work, out.tally)
+        staging.write_rejects([*prompts.bad_rows, *out.rejects])
+        staging.templates.update(templates)
+        staging.teachers.extend(caller.summary())
+        staging.counts.update(_counts(out, taken, bad))
+        artifact = staging.commit()
+        tell_money(work.emit, staging.teachers, usable=out.kept, unit="prompt")
+        return step.result(artifact)
+
+
+def _rated(
+    errand: Errand[Seed, Rated], caller: Caller, tally: Tally
+) -> Iterator[tuple[Seed, Outcome | Duplicate]]:
+    """What becomes of each prompt, in order; counts go into `tally`."""
+    for chunk, (outcomes, counted) in errand.results(caller):
+        tally.add(counted)
+        yield from zip(chunk, outcomes, strict=True)
 
 
 def _settings(config: GenPrefsConfig) -> Settings:
@@ -183,19 +275,8 @@ def _settings(config: GenPrefsConfig) -> Settings:
         retry_temperature=config.retry_temperature,
         judge_draws=config.judge_draws,
         judge_max_tokens=config.judge_max_tokens,
+        overall=config.overall,
     )
-
-
-def _without_duplicates(taken: Sequence[Seed], out: _Yield) -> Iterator[Seed]:
-    seen: set[str] = set()
-    for seed in taken:
-        if seed.row.prompt_id in seen:
-            row = {"prompt_id": seed.row.prompt_id, "prompt": [m.model_dump() for m in seed.row.prompt]}
-            detail = "an earlier row has the same prompt"
-            out.reject({"where": seed.where, "reason": "duplicate", "detail": detail, "row": canonical(row)})
-            continue
-        seen.add(seed.row.prompt_id)
-        yield seed
 
 
 def _judge_outcome(config: GenPrefsConfig, work: Work, tally: Tally) -> None:
@@ -211,10 +292,11 @@ def _judge_outcome(config: GenPrefsConfig, work: Work, tally: Tally) -> None:
             f"gen-prefs: more than the {config.max_failures:.0%} allowed failed: {told}; {rated}",
             hint=f"--set max_failures={min(1.0, worst + 0.05):.2f} accepts it; what was paid is kept",
         )
-    if tally.left_out["cut_off"] > _CUT_OFF_WARNING * tally.completions_asked:
+    cut = tally.left_out["cut_off"] + tally.left_out["reasoning_cut"]
+    if cut > _CUT_OFF_WARNING * tally.completions_asked:
         work.emit(
             Warning_(
-                f"{tally.left_out['cut_off']} of {tally.completions_asked} completions were cut off at "
+                f"{cut} of {tally.completions_asked} completions were cut off at "
                 f"max_tokens={config.max_tokens} and left out; --set max_tokens=… asks for longer ones"
             )
         )

@@ -12,22 +12,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from zephyrctl.asking.ending import partial_counts
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.asking.seats import trouble
+from zephyrctl.asking.seats import FAILURES, trouble
 from zephyrctl.config import canonical, digest_of
 from zephyrctl.judges.templates import digest, render
-from zephyrctl.providers.base import Answer, Failure
+from zephyrctl.providers.base import UNPAID, Answer, Failure
 from zephyrctl.quote import quote_blocks
 from zephyrctl.records import Message, SftRow, prompt_id
 
 _PACKAGE, _REFINE = "zephyrctl.stages.gen_sft", "prompts/refine.md"
 
-FAILURES = ("failed", "refusal", "filtered", "empty", "cut_off")
-
 Dialogue = tuple[Message, ...]
-AskAll = Callable[[Sequence[Dialogue], str], Sequence[Answer | Failure]]
-"""Asks the teacher: dialogues that end with the user and a task name in, replies in the same order out."""
+AskAll = Callable[[Sequence[Dialogue], str, str], Sequence[Answer | Failure]]
+"""Asks the teacher: dialogues that end with the user, what for, and a task name in, replies in the same order
+out."""
+
+ANSWER, REFINEMENT = "answer", "refinement"
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _respond(chains: Sequence[Chain], number: int, ask: AskAll) -> None:
     """Answers the open round of each chain, turn by turn."""
     open_ = list(chains)
     while open_:
-        replies = ask([tuple(chain.rounds[-1].said) for chain in open_], f"round {number}: answers")
+        replies = ask([tuple(chain.rounds[-1].said) for chain in open_], ANSWER, f"round {number}: answers")
         going_on = []
         for chain, reply in zip(open_, replies, strict=True):
             current = chain.rounds[-1]
@@ -136,7 +139,8 @@ def _refine(chains: Sequence[Chain], number: int, ask: AskAll) -> None:
         last = chain.rounds[-1]
         response = last.said[len(last.prompt)].content
         requests.append((Message(role="user", content=refine_request(last.prompt[-1].content, response)),))
-    for chain, reply in zip(chains, ask(requests, f"round {number}: refinements"), strict=True):
+    replies = ask(requests, REFINEMENT, f"round {number}: refinements")
+    for chain, reply in zip(chains, replies, strict=True):
         prompt = chain.rounds[-1].prompt
         text = _text_or_end(chain, reply, number, prompt)
         if text is None:
@@ -162,12 +166,14 @@ def _text_or_end(chain: Chain, reply: Answer | Failure, number: int, said: Dialo
 class Sieve:
     """Decides, in the order of seeds, which rounds become rows; counts everything so that the sums add up.
 
-    For every run: seeds x (rounds + 1) = kept + dropped (by reason) + not reached.
+    For every run: seeds x (rounds + 1) = kept + dropped (by reason) + not reached. In a run that only replays the
+    ledger, `unfinished` of them are neither made nor settled.
     """
 
     def __init__(self, rounds: int, model: str) -> None:
         self.kept = 0
         self.seeds = 0
+        self.unfinished = 0
         self.rejects: list[Reject] = []
         self._rounds = rounds
         self._model = model
@@ -179,12 +185,29 @@ class Sieve:
 
     def not_reached(self) -> int:
         """How many pairs were never asked for because their chain had ended."""
-        return self.seeds * (self._rounds + 1) - self.kept - len(self.rejects)
+        return self.possible - self.kept - len(self.rejects)
 
     def failure_rate(self) -> float:
         """Failed, refused, empty or cut-off pairs as a share of those tried."""
-        failed = sum(self.dropped()[reason] for reason in FAILURES)
-        return failed / max(1, self.kept + len(self.rejects))
+        dropped = self.dropped()
+        failed = sum(dropped[reason] for reason in FAILURES)
+        return failed / max(1, self.kept + len(self.rejects) - dropped[UNPAID])
+
+    def counts(self, bad_rows: int) -> dict[str, Any]:
+        """For the manifest: seeds x (rounds + 1) = kept + dropped + not reached."""
+        counts: dict[str, Any] = {
+            "seeds": self.seeds,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped().items())),
+            "not_reached": self.not_reached(),
+            "bad_rows": bad_rows,
+        }
+        return counts | partial_counts(self.possible - self.unfinished, self.possible)
+
+    @property
+    def possible(self) -> int:
+        """How many pairs the seeds can make."""
+        return self.seeds * (self._rounds + 1)
 
     def rows(self, chain: Chain) -> Iterator[SftRow]:
         """The rows of one chain. An instruction that an earlier chain asked is dropped and ends this
@@ -203,6 +226,8 @@ class Sieve:
             yield row
         if chain.end is not None:
             self.rejects.append(chain.end)
+            if chain.end.reason == UNPAID:
+                self.unfinished += self._rounds + 1 - chain.end.round
 
     def _row(self, seed: Seed, number: int, done: Round, parent: str | None) -> SftRow:
         said = [[m.role, m.content] for m in done.said]

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from zephyrctl.config import StageConfig, reads, runtime
+from zephyrctl.asking.config import AskingConfig
+from zephyrctl.config import reads, runtime
 
 
-class GenSftConfig(StageConfig):
+class GenSftConfig(AskingConfig):
     """Settings of `gen-sft`: seed prompts in, dialogues to imitate out."""
 
     stage: ClassVar[str] = "gen-sft"
@@ -31,8 +32,6 @@ class GenSftConfig(StageConfig):
     test_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of seeds in the test split, by hash of the seed prompt; what was refined from a seed stays on its
     side."""
-    concurrency: int = runtime(16, ge=1)
-    """Requests in flight at a time."""
     max_failures: float = runtime(0.2, ge=0, le=1)
     """Share of failed, refused, empty or cut-off replies past which the stage rejects its own outcome (exit
     9)."""

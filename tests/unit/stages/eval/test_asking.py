@@ -121,3 +121,10 @@ def test_nothing_is_compared_without_a_baseline():
     caller = FakeCaller(lambda ask: said("Rating: [[7]]"))
     rows = verdicts(caller, seat, sandbox_suites(), {"greedy": ours}, {}, CONFIG, "m")
     assert {r.suite for r in rows} == {"judged", "exact"}
+
+
+def test_reasoning_without_an_answer_is_no_answer():
+    caller = FakeCaller(lambda ask: said("", "reasoning_cut"))
+    found, cut = transcripts(caller, None, ITEMS, GREEDY, CONFIG, "m")
+    assert cut == 0
+    assert [r.reason for r in found[ITEMS[1].prompt_id].replies] == ["reasoning_cut"]

@@ -9,18 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zephyrctl.asking.config import AskingConfig
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import Seat
 from zephyrctl.judges.ultrafeedback import ASPECTS
 from zephyrctl.modelspec import parse_model
-from zephyrctl.providers.base import Answer, Ask, Failure
+from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
 from zephyrctl.quote import read_blocks
 from zephyrctl.records import FeedbackRow, Message, PromptRow, prompt_id
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.rating import (
+    Outcome,
     Settings,
     Tally,
     TooFew,
+    Unfinished,
     completion_id,
     draws_of,
     rate_chunk,
@@ -93,7 +96,7 @@ class World:
 
 def rate(
     world: World, n: int = 3, pool: Sequence[Seat] = POOL, how: Settings = SETTINGS
-) -> tuple[list[FeedbackRow | TooFew], Tally]:
+) -> tuple[list[Outcome], Tally]:
     tally = Tally()
     rows = rate_chunk(items(n), pool, JUDGE, how, world, tally)
     assert tally.completions_asked == tally.completions_kept + tally.left_out.total()
@@ -101,7 +104,7 @@ def rate(
     return rows, tally
 
 
-def feedback(rows: Sequence[FeedbackRow | TooFew]) -> list[FeedbackRow]:
+def feedback(rows: Sequence[Outcome]) -> list[FeedbackRow]:
     assert all(isinstance(r, FeedbackRow) for r in rows)
     return [r for r in rows if isinstance(r, FeedbackRow)]
 
@@ -307,4 +310,50 @@ def test_config_wants_known_aspects_and_at_most_eight_models() -> None:
     for bad in ({"aspects": ["wit"]}, {"aspects": ["honesty", "honesty"]}, {"pool": ["m"] * 9}):
         with pytest.raises(ValueError, match=r"distinct names|at most 8"):
             GenPrefsConfig(teacher="sandbox", **bad)
-    assert set(GenPrefsConfig.fields_with_role("runtime")) == {"out", "note", "concurrency", "max_failures"}
+    asking = set(AskingConfig.fields_with_role("runtime"))
+    assert set(GenPrefsConfig.fields_with_role("runtime")) == asking | {"max_failures"}
+
+
+def test_a_prompt_with_a_call_that_is_not_paid_for_is_left_out_whole() -> None:
+    missing = Failure(UNPAID, "not in the ledger", "k")
+
+    def spoil(who: Seat, ask: Ask) -> Answer | Failure | None:
+        text = ask.messages[-1].content
+        if who.label == "p2" and text == "question 0":
+            return missing
+        if who.label == "judge" and "question 1 by p3" in text and "Overall score" in text:
+            return missing
+        if who.label == "judge" and "question 2" in text and "Aspect: honesty" in text:
+            return missing if ask.draw else answer("unreadable")
+        return None
+
+    rows, tally = rate(World(spoil), 5)
+    assert [type(row) for row in rows] == [Unfinished] * 3 + [FeedbackRow] * 2
+    alone, whole = rate_chunk(items(5)[3:], POOL, JUDGE, SETTINGS, World(), counted := Tally()), counted
+    assert rows[3:] == alone
+    assert tally == whole
+    assert rows[0].as_row()["reason"] == UNPAID  # type: ignore[union-attr]
+
+
+def test_without_overall_scores_the_aspects_alone_are_asked_for() -> None:
+    world = World()
+    rows, tally = rate(world, 2, how=replace(SETTINGS, overall=False))
+    assert Counter(ask.purpose for who, ask in world.asks if who == "judge") == {"aspect": 8}
+    assert all(c.overall is None and len(c.ratings) == 4 for row in feedback(rows) for c in row.completions)
+    assert tally.ratings_asked == 2 * 16
+    with pytest.raises(ValueError, match="nothing would be rated"):
+        GenPrefsConfig(teacher="sandbox", aspects=[], overall=False)
+
+
+def test_counts_of_chunks_add_up_to_those_of_the_whole() -> None:
+    def spoil(who: Seat, ask: Ask) -> Answer | Failure | None:
+        return answer("", "reasoning_cut") if who.label == "p4" and "3" in ask.messages[-1].content else None
+
+    _, whole = rate(World(spoil), 7)
+    total = Tally()
+    for part in (items(7)[:2], items(7)[2:]):
+        one = Tally()
+        rate_chunk(part, POOL, JUDGE, SETTINGS, World(spoil), one)
+        total.add(one)
+    assert total == whole
+    assert whole.left_out == {"reasoning_cut": 1}

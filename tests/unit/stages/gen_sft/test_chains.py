@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zephyrctl.asking.config import AskingConfig
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.providers.base import Answer, Failure, Outcome
+from zephyrctl.providers.base import UNPAID, Answer, Failure, Outcome
 from zephyrctl.quote import read_blocks
 from zephyrctl.records import Message, PromptRow, SftRow, prompt_id
 from zephyrctl.stages.gen_sft.chains import Dialogue, Sieve, grow, refine_request, template_digests
@@ -40,7 +41,7 @@ class Teacher:
         self.sent: list[Dialogue] = []
         self.tasks: list[str] = []
 
-    def __call__(self, dialogues: Sequence[Dialogue], task: str) -> list[Answer | Failure]:
+    def __call__(self, dialogues: Sequence[Dialogue], purpose: str, task: str) -> list[Answer | Failure]:
         self.tasks.append(task)
         self.sent.extend(dialogues)
         return [self.reply(d) for d in dialogues]
@@ -55,7 +56,9 @@ class Teacher:
 
 
 def made(
-    seeds: Sequence[Seed], rounds: int, ask: Callable[[Sequence[Dialogue], str], Sequence[Answer | Failure]]
+    seeds: Sequence[Seed],
+    rounds: int,
+    ask: Callable[[Sequence[Dialogue], str, str], Sequence[Answer | Failure]],
 ) -> tuple[list[SftRow], Sieve]:
     sieve = Sieve(rounds, "teacher")
     rows = [row for chain in grow(seeds, rounds, ask) for row in sieve.rows(chain)]
@@ -195,7 +198,55 @@ def test_the_refine_prompt_fences_what_it_quotes() -> None:
 
 
 def test_config_names_its_runtime_fields() -> None:
-    assert set(GenSftConfig.fields_with_role("runtime")) == {"out", "note", "concurrency", "max_failures"}
+    asking = set(AskingConfig.fields_with_role("runtime"))
+    assert set(GenSftConfig.fields_with_role("runtime")) == asking | {"max_failures"}
     assert GenSftConfig.fields_with_role("input") == ["prompts"]
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         GenSftConfig(teacher="sandbox", rows=0)
+
+
+def unpaid() -> Failure:
+    return Failure(UNPAID, "not in the ledger", "k")
+
+
+def test_what_is_not_paid_for_is_left_out_and_counts_as_no_failure() -> None:
+    teacher = Teacher(
+        {"b": unpaid(), "refine c": unpaid(), "d+": unpaid(), "refine e": answer("", "refusal")}
+    )
+    rows, sieve = made([seed(x) for x in "abcde"], 1, teacher)
+    assert [r.messages[0].content for r in rows] == ["a", "a+", "c", "d", "e"]
+    assert sieve.dropped() == {UNPAID: 3, "refusal": 1}
+    assert sieve.failure_rate() == pytest.approx(1 / 6)
+    assert (sieve.unfinished, sieve.possible) == (4, 10)
+    counts = sieve.counts(2)
+    assert (counts["partial"], counts["finished"], counts["of"]) == (True, 6, 10)
+    assert (counts["kept"], counts["bad_rows"]) == (5, 2)
+
+
+def test_a_finished_run_is_not_marked() -> None:
+    _, sieve = made([seed("a")], 1, Teacher())
+    assert "partial" not in sieve.counts(0)
+
+
+def test_a_reply_cut_while_reasoning_is_a_failure_of_its_own() -> None:
+    rows, sieve = made([seed("a"), seed("b")], 0, Teacher({"b": answer("", "reasoning_cut")}))
+    assert (len(rows), sieve.dropped(), sieve.failure_rate()) == (1, {"reasoning_cut": 1}, 0.5)
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(0, 2))
+def test_paying_more_only_ever_adds_rows(paid: set[int], rounds: int) -> None:
+    def purse(limit: set[int]) -> Callable[..., list[Answer | Failure]]:
+        whole = Teacher()
+
+        def ask(dialogues: Sequence[Dialogue], purpose: str, task: str) -> list[Answer | Failure]:
+            replies = whole(dialogues, purpose, task)
+            kept = [int(prompt_id(d), 16) % 31 in limit for d in dialogues]
+            return [r if k else unpaid() for r, k in zip(replies, kept, strict=True)]
+
+        return ask
+
+    seeds = [seed(str(i)) for i in range(8)]
+    some, _ = made(seeds, rounds, purse(paid))
+    every, sieve = made(seeds, rounds, purse(set(range(31))))
+    assert {r.row_id for r in some} <= {r.row_id for r in every}
+    assert sieve.unfinished == 0
