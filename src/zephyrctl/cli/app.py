@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 import zephyrctl
-from zephyrctl.cli import artifacts, binarize, demo, dpo, eval_, gen_prefs, gen_sft, import_, sft
+from zephyrctl.cli import (
+    artifacts,
+    artifacts_merge,
+    binarize,
+    demo,
+    dpo,
+    eval_,
+    gen_prefs,
+    gen_sft,
+    import_,
+    ledger,
+    sft,
+)
 from zephyrctl.cli.console import Console
 from zephyrctl.cli.options import Session, common
 from zephyrctl.errors import EnvironmentFault, Interrupted, MissingExtra, UsageError, ZephyrError, no_space
@@ -64,7 +76,9 @@ app.command("binarize", short_help="Rated answers to chosen/rejected pairs.")(bi
 app.command("dpo", short_help="Preference optimisation on pairs (dDPO).")(dpo.dpo_cli)
 app.command("eval", short_help="Score a model, with intervals.")(eval_.eval_cli)
 app.command("import", short_help="Take your own data or model in.")(import_.import_cli)
+artifacts.app.command("merge")(artifacts_merge.merge_cli)
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(ledger.app, name="ledger")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,11 +7,12 @@ import os
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zephyrctl.cli.options import Session
 from zephyrctl.errors import ZephyrError
-from zephyrctl.events import Event, Metric, Note, Progress, Table, Warning_
+from zephyrctl.events import Calls, Event, Metric, Note, Progress, Table, Warning_
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -43,10 +44,22 @@ class Console:
                 self._line(text)
             case Progress() if not self.session.quiet:
                 self._progress(event)
+            case Calls() if not self.session.quiet:
+                self._calls(event)
             case Metric() if not self.session.quiet:
                 self._metric(event)
             case Table() if not self.session.quiet:
                 self._table(event)
+
+    def asking(self) -> Callable[[str], bool] | None:
+        """How to put a yes-or-no question to the person at the terminal; None where nobody sits there."""
+        return self._confirm if self.tty and sys.stdin.isatty() else None
+
+    def _confirm(self, question: str) -> bool:
+        self._close_line()
+        sys.stderr.write(f"{printable(question)} [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def result(self, text: str, document: dict[str, Any] | None = None) -> None:
         """Print the result: `text` (a ref, a listing), or with --json the document."""
@@ -85,6 +98,14 @@ class Console:
         self._last = now
         total = f"/{event.total:,}" if event.total is not None else ""
         self._status(f"{event.task}: {event.done:,}{total}", finished)
+
+    def _calls(self, event: Calls) -> None:
+        now = time.monotonic()
+        finished = event.done >= event.total
+        if not finished and now - self._last < (_TTY_EVERY if self.tty else _PLAIN_EVERY):
+            return
+        self._last = now
+        self._status(calls_line(event), finished)
 
     def _metric(self, event: Metric) -> None:
         now = time.monotonic()
@@ -133,6 +154,37 @@ class Console:
 
             self._rich = RichConsole(stderr=True, no_color=not self._coloured())
         return self._rich
+
+
+def calls_line(event: Calls) -> str:
+    """How paid calls go, as one line; what is not known or is zero is left out."""
+    parts = [f"{event.task}: {event.done:,}/{event.total:,}"]
+    if event.replayed:
+        parts.append(f"{event.replayed:,} replayed")
+    if event.spent is not None:
+        left = f", ${event.left:,.2f} left" if event.left is not None else ""
+        parts.append(f"${event.spent:,.2f}{left}")
+    if event.requests_per_second:
+        parts.append(f"{event.requests_per_second:,.1f} req/s")
+    if event.tokens_per_second:
+        parts.append(f"{event.tokens_per_second:,.0f} tok/s")
+    if event.in_flight:
+        parts.append(f"{event.in_flight} of {event.ceiling} in flight")
+    if event.limited:
+        parts.append(f"{event.limited:,} × 429")
+    if event.failures:
+        parts.append(f"{event.failures:,} failed")
+    if event.eta is not None and event.done < event.total:
+        parts.append(f"{_duration(event.eta)} left")
+    return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
 
 
 def plain_table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], title: str = "") -> str:

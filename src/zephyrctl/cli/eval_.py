@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.options import Session, StageOptions, stage
+from zephyrctl.cli.options import AskingOptions, Session, StageOptions, asking_whole
 
 
-@stage
+@asking_whole
 def eval_cli(
     *,
     session: Session,
     options: StageOptions,
+    spending: AskingOptions,
     model: Annotated[
         str, typer.Option("--model", help="Model to evaluate: ckpt/NAME, a folder, NAME@vN, sandbox.")
     ],
@@ -35,4 +36,13 @@ def eval_cli(
     from zephyrctl.stages.eval.run import run
 
     flags = {"model": model, "judge": judge, "rows": rows}
-    run_stage(EvalConfig, run, flags, session=session, options=options, model=model, asked=[judge])
+    run_stage(
+        EvalConfig,
+        run,
+        flags,
+        session=session,
+        options=options,
+        model=model,
+        asked=[judge],
+        spending=spending,
+    )

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.options import Session, StageOptions, stage
+from zephyrctl.cli.options import AskingOptions, Session, StageOptions, asking
 
 
-@stage
+@asking
 def gen_prefs_cli(
     *,
     session: Session,
     options: StageOptions,
+    spending: AskingOptions,
     teacher: Annotated[
-        str, typer.Option("--teacher", help="Model that rates the answers: gpt-5.6, claude-…, sandbox.")
+        str, typer.Option("--teacher", help="Model that rates the answers: gpt-6.1-sol, claude-…, sandbox.")
     ],
     pool: Annotated[
         list[str] | None,
@@ -37,7 +38,7 @@ def gen_prefs_cli(
 
     \b
     zephyrctl gen-prefs --teacher sandbox --rows 200
-    zephyrctl gen-prefs --teacher gpt-5.6 --pool gpt-5.6-mini --pool ckpt/sft-e1 --prompts prompts.jsonl
+    zephyrctl gen-prefs --teacher gpt-6.1-sol --pool gpt-6-luna --pool ckpt/sft-e1 --prompts prompts.jsonl
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
@@ -52,4 +53,5 @@ def gen_prefs_cli(
         options=options,
         model=teacher,
         asked=[teacher, *(pool or [])],
+        spending=spending,
     )

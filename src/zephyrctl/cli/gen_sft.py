@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
-from zephyrctl.cli.options import Session, StageOptions, stage
+from zephyrctl.cli.options import AskingOptions, Session, StageOptions, asking
 
 
-@stage
+@asking
 def gen_sft_cli(
     *,
     session: Session,
     options: StageOptions,
+    spending: AskingOptions,
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher", help="Model that answers and refines: gpt-5.6, claude-…, ckpt/NAME, sandbox."
+            "--teacher", help="Model that answers and refines: gpt-6.1-sol, claude-…, ckpt/NAME, sandbox."
         ),
     ],
     prompts: Annotated[
@@ -38,11 +39,20 @@ def gen_sft_cli(
 
     \b
     zephyrctl gen-sft --teacher sandbox --rows 200
-    zephyrctl gen-sft --teacher gpt-5.6 --prompts prompts.jsonl --rounds 2
+    zephyrctl gen-sft --teacher gpt-6.1-sol --prompts prompts.jsonl --rounds 2
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.gen_sft.config import GenSftConfig
     from zephyrctl.stages.gen_sft.run import run
 
     flags = {"teacher": teacher, "prompts": prompts, "rows": rows, "rounds": rounds}
-    run_stage(GenSftConfig, run, flags, session=session, options=options, model=teacher, asked=[teacher])
+    run_stage(
+        GenSftConfig,
+        run,
+        flags,
+        session=session,
+        options=options,
+        model=teacher,
+        asked=[teacher],
+        spending=spending,
+    )

@@ -12,9 +12,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from zephyrctl.project import Project
 
 Command = Callable[..., None]
 
@@ -78,23 +81,76 @@ class Session:
         """The store's folder: `--store`, else ZEPHYRCTL_STORE, else the project file's `store`, else ./artifacts."""
         if self.store is not None:
             return self.store
-        named = os.environ.get("ZEPHYRCTL_STORE") or self._project_store()
+        named = os.environ.get("ZEPHYRCTL_STORE") or self.project.store
         return Path(named or "artifacts")
 
-    def _project_store(self) -> str | None:
-        project = Path("zephyrctl.yaml")
-        if not project.is_file():
-            return None
-        from zephyrctl.config import load_yaml
+    @functools.cached_property
+    def project(self) -> Project:
+        """The project file and the user's own file; read once."""
+        from zephyrctl.project import load_project
 
-        named = load_yaml(project).get("store")
-        return str(named) if named else None
+        return load_project()
 
     @property
     def ledger(self) -> Path | None:
         """Where ZEPHYRCTL_LEDGER moves the ledger to; None = inside the store."""
         place = os.environ.get("ZEPHYRCTL_LEDGER")
         return Path(place) if place else None
+
+
+_ASKING: dict[str, Any] = {
+    "concurrency": Annotated[
+        int | None,
+        typer.Option("--concurrency", min=1, help="Calls in flight at most; below it the number adapts."),
+    ],
+    "max_usd": Annotated[
+        float | None,
+        typer.Option(
+            "--max-usd", min=0, help="Spend at most so many US dollars; 0 = replay the ledger only."
+        ),
+    ],
+    "yes": Annotated[bool, typer.Option("--yes", "-y", help="Agree to the estimate.")],
+    "price": Annotated[
+        str | None,
+        typer.Option("--price", metavar="in=…,out=…", help="US dollars per million tokens, where not known."),
+    ],
+    "pilot": Annotated[
+        int | None, typer.Option("--pilot", min=2, help="Pay for N rows, tell what all would cost, stop.")
+    ],
+    "mode": Annotated[
+        str | None, typer.Option("--mode", help="online, batch (half price, up to a day) or auto.")
+    ],
+    "shard": Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Work on one part of N; auto reads Slurm's array."),
+    ],
+    "accept_partial": Annotated[
+        bool, typer.Option("--accept-partial", help="Close the artifact from what is paid; asks nothing.")
+    ],
+}
+_IN_PARTS = ("pilot", "shard", "accept_partial")
+
+
+@dataclass(frozen=True)
+class AskingOptions:
+    """The options of the stages that ask models, as typed."""
+
+    concurrency: int | None = None
+    max_usd: float | None = None
+    yes: bool = False
+    price: str | None = None
+    pilot: int | None = None
+    mode: str | None = None
+    shard: str | None = None
+    accept_partial: bool = False
+
+    def flags(self) -> dict[str, Any]:
+        """The options that are fields of the stage's config; None = not said."""
+        flags = {
+            name: getattr(self, name)
+            for name in ("concurrency", "max_usd", "price", "pilot", "mode", "shard")
+        }
+        return flags | {"accept_partial": self.accept_partial or None}
 
 
 @dataclass(frozen=True)
@@ -132,6 +188,25 @@ def stage(command: Command) -> Command:
         command(*args, options=options, **kwargs)
 
     return common(_with_parameters(wrapper, command, _STAGE, drop="options"))
+
+
+def asking(command: Command) -> Command:
+    """The command with the options of `stage` and those of stages that ask models, which arrive as `spending`."""
+    return _asking(command, _ASKING)
+
+
+def asking_whole(command: Command) -> Command:
+    """`asking` for a stage whose work is one piece: no pilot, no parts, no partial result."""
+    return _asking(command, {name: _ASKING[name] for name in _ASKING if name not in _IN_PARTS})
+
+
+def _asking(command: Command, names: dict[str, Any]) -> Command:
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        spending = AskingOptions(**{name: kwargs.pop(name) for name in names})
+        command(*args, spending=spending, **kwargs)
+
+    return stage(_with_parameters(wrapper, command, names, drop="spending"))
 
 
 def _with_parameters(wrapper: Command, command: Command, extra: dict[str, Any], drop: str) -> Command:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zephyrctl.cli.console import Console
-from zephyrctl.cli.options import Session, StageOptions
+from zephyrctl.cli.options import AskingOptions, Session, StageOptions
 from zephyrctl.config import StageConfig, parse_sets
 from zephyrctl.editions.resolve import SANDBOX, Resolved, resolve
 from zephyrctl.errors import UsageError
@@ -17,6 +16,7 @@ from zephyrctl.events import Note
 if TYPE_CHECKING:
     from zephyrctl.artifacts.step import StepResult, Work
     from zephyrctl.artifacts.store import Store
+    from zephyrctl.project import Project
 
 Run = Callable[[Any, "Work"], "StepResult"]
 
@@ -30,24 +30,40 @@ def run_stage(
     options: StageOptions,
     model: str | None = None,
     asked: Sequence[str | None] = (),
+    spending: AskingOptions | None = None,
 ) -> None:
     """Run one stage as its command asks and print the ref it made (or found made).
 
     `model` is the model the stage starts from or asks: where it belongs to the sandbox, the sandbox's edition is taken
-    unless another one was named. The keys of the models in `asked` are checked before anything else.
+    unless another one was named. The keys of the models in `asked` are checked before anything else. `spending` holds
+    the options of a stage that asks models.
     """
     console = Console(session)
-    _check_keys(asked)
+    if spending is not None:
+        flags = flags | _with_shard(spending.flags())
+    _check_keys(asked, session, replay_only=flags.get("max_usd") == 0 or bool(flags.get("accept_partial")))
     store = open_store(session)
-    settled = _settle(config_class, flags, options, sandbox=_is_sandbox(model, store), console=console)
+    project = session.project
+    if flags.get("shard") is not None:
+        store, project = _part(flags["shard"], session, store, dry_run=options.dry_run)
+    settled = _settle(
+        config_class, flags, options, session, sandbox=_is_sandbox(model, store), console=console
+    )
     from zephyrctl.artifacts.step import Work
 
     work = Work(
-        store=store, emit=console, again=options.again, dry_run=options.dry_run, edition=settled.label
+        store=store,
+        emit=console,
+        again=options.again,
+        dry_run=options.dry_run,
+        edition=settled.label,
+        project=project,
+        yes=spending is not None and spending.yes,
+        ask=console.asking(),
     )
     result = run(settled.config, work)
     if result.artifact is None:
-        console.result("", {"dry_run": True})
+        console.result("", {"dry_run": options.dry_run, **result.plan})
         return
     artifact = result.artifact
     console.result(
@@ -72,21 +88,50 @@ def open_store(session: Session) -> Store:
     return Store.open(session.store_root, ledger=session.ledger)
 
 
-def _check_keys(asked: Sequence[str | None]) -> None:
+def _part(text: str, session: Session, whole: Store, *, dry_run: bool) -> tuple[Store, Project]:
+    """The store with the ledger of one part, and the project with what the whole ledger leaves of its limit.
+
+    The part's ledger begins with the replies that the store's ledger holds, so that they are not paid again.
+    """
+    from zephyrctl.artifacts.store import Store
+    from zephyrctl.asking.shards import Shard
+    from zephyrctl.money import UUSD
+
+    shard, project = Shard.parse(text), session.project
+    if not dry_run:
+        whole.prepare()
+        spent = shard.begin(whole.ledger_path)
+        if project.max_usd is not None:
+            project = project.model_copy(update={"max_usd": max(0.0, project.max_usd - spent / UUSD)})
+    return Store.open(session.store_root, ledger=shard.ledger_path(whole.ledger_path)), project
+
+
+def _with_shard(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags with `auto` replaced by the part that the job array gives this process."""
+    if flags["shard"] is None:
+        return flags
+    from zephyrctl.asking.shards import Shard
+
+    return flags | {"shard": str(Shard.parse(flags["shard"]))}
+
+
+def _check_keys(asked: Sequence[str | None], session: Session, *, replay_only: bool) -> None:
     """Raises AuthError where a model in `asked` wants a key that is not set; names that cannot be read come later."""
     from zephyrctl.modelspec import parse_model
     from zephyrctl.providers.registry import check_key
+    from zephyrctl.providers.site import Site
 
     for name in asked:
         if name:
             with contextlib.suppress(UsageError):
-                check_key(parse_model(name))
+                check_key(parse_model(name), Site(project=session.project, replay_only=replay_only))
 
 
 def _settle(
     config_class: type[StageConfig],
     flags: dict[str, Any],
     options: StageOptions,
+    session: Session,
     *,
     sandbox: bool,
     console: Console,
@@ -103,7 +148,7 @@ def _settle(
         typed,
         config_file=options.config,
         edition=options.edition,
-        project_file=Path("zephyrctl.yaml"),
+        project=session.project,
         sandbox=sandbox,
     )
     if sandbox and settled.edition == SANDBOX and options.edition is None:

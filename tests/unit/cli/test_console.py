@@ -1,13 +1,14 @@
+import io
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.cli.console import Console, plain_table, printable
+from zephyrctl.cli.console import Console, calls_line, plain_table, printable
 from zephyrctl.cli.options import Session
 from zephyrctl.errors import BadRow
-from zephyrctl.events import Note, Progress, Table, Warning_
+from zephyrctl.events import Calls, Note, Progress, Table, Warning_
 
 
 @given(st.text())
@@ -58,3 +59,41 @@ def test_plain_progress_is_throttled(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_table_is_aligned() -> None:
     assert plain_table(("name", "n"), (("a", "1"), ("long", "22"))) == "name  n\n----  --\na     1\nlong  22"
+
+
+def test_the_line_of_paid_calls_tells_money_speed_and_trouble() -> None:
+    event = Calls(
+        "completions", 1200, 2000, replayed=100, in_flight=48, ceiling=64, requests_per_second=31.25,
+        tokens_per_second=5210.4, limited=3, failures=2, spent=0.5, left=1.5, eta=3725.0,
+    )  # fmt: skip
+    assert calls_line(event) == (
+        "completions: 1,200/2,000 · 100 replayed · $0.50, $1.50 left · 31.2 req/s · 5,210 tok/s · "
+        "48 of 64 in flight · 3 × 429 · 2 failed · 1h 02m left"
+    )
+
+
+def test_what_is_not_known_is_left_out_of_the_line() -> None:
+    assert calls_line(Calls("judgements", 5, 5, eta=10.0)) == "judgements: 5/5"
+
+
+def test_nobody_is_asked_without_a_terminal() -> None:
+    assert Console(Session()).asking() is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "agreed"), [("y\n", True), ("YES\n", True), ("\n", False), ("no\n", False)]
+)
+def test_a_question_is_put_on_stderr(
+    typed: str, agreed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(Session())
+    console.tty = True
+    answers = io.StringIO(typed)
+    monkeypatch.setattr(answers, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", answers)
+    ask = console.asking()
+    assert ask is not None
+    assert ask("Spend up to $12?") is agreed
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Spend up to $12? [y/N]" in shown.err
