@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from zephyrctl.artifacts import durable
+
+sys.path.insert(0, str(Path(__file__).parent))  # fault_job.py lies beside these tests
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.artifacts.store import Store
