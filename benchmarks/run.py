@@ -64,7 +64,7 @@ def calls() -> dict[str, float]:
     from zephyrctl.events import silent
     from zephyrctl.ledger.ledger import Ledger
     from zephyrctl.providers.base import Ask, Sampling
-    from zephyrctl.providers.caller import Caller
+    from zephyrctl.providers.calling.caller import Caller
     from zephyrctl.providers.sandbox import SandboxProvider
     from zephyrctl.records import Message
     from zephyrctl.sandbox.teacher import reply
