@@ -180,6 +180,18 @@ def test_an_outage_at_the_end_of_a_wave_is_no_rows_fault(ledger: Ledger, reason:
     assert caught.value.exit_code == 75
 
 
+def test_rows_that_fail_again_in_the_next_run_fail_on_their_own(ledger: Ledger) -> None:
+    async def script(body: Mapping[str, Any], times: int) -> None:
+        if said(body) in ("x", "y"):
+            raise Retryable("server_error", "HTTP 500", status=500)
+
+    provider = FakeProvider(script=script)
+    with pytest.raises(ProviderDown, match="no answer to the last 2 rows"):
+        ask_once(ledger, provider, "a", "x", "y", concurrency=1, breaker=99)
+    again = ask_once(ledger, provider, "a", "x", "y", concurrency=1, breaker=99)
+    assert texts(again) == ["fake says a", "<server_error>", "<server_error>"]
+
+
 def test_a_last_row_that_finds_nobody_is_an_outage(ledger: Ledger) -> None:
     async def script(body: Mapping[str, Any], times: int) -> None:
         if said(body) == "x":

@@ -99,11 +99,6 @@ class Caller:
         with self._board.interruptible():
             yield from overlapping(parts, work, ahead, self._board.give_up)
 
-    @property
-    def counted(self) -> dict[tuple[str, str, str], tuple[int, int]]:
-        """By (provider's kind, model's label, task): how many replies were in the ledger and how many were not."""
-        return dict(self._board.counted)
-
     def summary(self) -> list[dict[str, Any]]:
         """What a manifest keeps of each model asked (see Tally.as_dict).
 

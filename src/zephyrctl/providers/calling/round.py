@@ -93,7 +93,6 @@ class Asking:
                 missing.append(job)
             else:
                 self._settle(job, job.answer(reply, replayed=True))
-        self._board.count(self._task, fresh.values(), known)
         return missing
 
     def _streams(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from zephyrctl.errors import Interrupted, UsageError
@@ -41,7 +41,6 @@ class Switchboard:
         self.run = run
         self.settings = settings
         self.purse = Purse(ledger, run, settings.budget)
-        self.counted: dict[tuple[str, str, str], tuple[int, int]] = {}
         self.watch = Watch(self.emit)
         self._outside = emit
         self.sleep = sleep
@@ -138,15 +137,6 @@ class Switchboard:
                 )
                 self.give_up(error)
                 raise error
-
-    def count(self, task: str, jobs: Iterable[Job], held: Container[str]) -> None:
-        """Note whose replies are in the ledger (`held`) and whose are not."""
-        with self._lock:
-            for job in jobs:
-                place = (job.request.provider, job.request.model, task)
-                there, missing = self.counted.get(place, (0, 0))
-                here = job.key in held
-                self.counted[place] = (there + here, missing + (not here))
 
     def close(self) -> None:
         """End the event loop; connections are let go."""
