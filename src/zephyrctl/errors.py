@@ -17,7 +17,7 @@
     ├── TryAgain                        75      try_again      the same command can succeed later
     │   ├── Locked                      75      locked         another process works on this step
     │   └── ProviderDown                75      provider       network, rate limit, server errors
-    └── Interrupted                  130/143    interrupted
+    └── Interrupted              129/130/143    interrupted
 
 Exit code 1 is kept for faults of zephyrctl itself: anything that is not in this tree.
 """
@@ -151,7 +151,7 @@ class ProviderDown(TryAgain):
 
 
 class Interrupted(ZephyrError):
-    """A signal asked the work to stop; `signal_number` 2 or 15 gives exit code 130 or 143."""
+    """A signal asked the work to stop; `signal_number` 1, 2 or 15 gives exit code 129, 130 or 143."""
 
     kind = "interrupted"
     retryable = True

@@ -24,7 +24,7 @@ _PARAMS: dict[str, type[float] | type[int] | type[str]] = {
     "max_tokens": int,
     "effort": str,
 }
-_PROVIDERS = ("openai", "anthropic", "local", "sandbox", "hf")
+PROVIDERS = ("openai", "anthropic", "local", "sandbox", "hf")
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,13 @@ def _place(body: str) -> tuple[Where, str, str | None]:
     if body.startswith("hf://"):
         return "hub", body.removeprefix("hf://").removeprefix("models/"), None
     head, colon, tail = body.partition(":")
-    if colon and head in _PROVIDERS:
+    if colon and head in PROVIDERS:
         return _by_provider(head, tail, body)
     if _ARTIFACT.match(body):
         return "artifact", body, None
     if colon:
+        if not tail or not head:
+            raise UsageError(f"'{body}' names an endpoint but no model", hint="ENDPOINT:MODEL")
         return "endpoint", tail, head
     if _OPENAI.match(body):
         return "openai", body, None

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from zephyrctl.config import STAGES, load_yaml, unknown_key
 from zephyrctl.errors import ConfigError
+from zephyrctl.modelspec import PROVIDERS
 from zephyrctl.money import Price
 from zephyrctl.records import explain
 
@@ -102,7 +103,7 @@ class Project(_Section):
     """The edition that stages start from."""
     store: str | None = None
     """The folder of the artifact store."""
-    max_usd: float | None = Field(default=None, ge=0)
+    max_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """What the whole project may spend, over all its steps."""
     concurrency: int | None = Field(default=None, ge=1)
     """Calls in flight at most."""
@@ -116,6 +117,15 @@ class Project(_Section):
     """Models that the table of capabilities does not know."""
     vllm: VllmSection | None = None
     """A vLLM for local models."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _free_names(cls, value: dict[str, EndpointSection]) -> dict[str, EndpointSection]:
+        taken = sorted(name for name in value if name in PROVIDERS)
+        if taken:
+            raise ValueError(f"'{taken[0]}' is the name of a provider; an endpoint needs another one")
+        return value
+
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """The stage sections, as written."""
     origin: str = "zephyrctl.yaml"

@@ -218,6 +218,8 @@ def explain(error: ValidationError) -> str:
         what = item["msg"].removeprefix("Value error, ")
         got = item.get("input")
         shown = f" (got {got!r:.60})" if isinstance(got, str | int | float | bool) or got is None else ""
+        if item["type"] == "extra_forbidden":  # whatever was put there by mistake may be a secret
+            what, shown = "there is no such key", ""
         parts.append(f"{where}: {what}{shown}" if where else what)
     more = len(error.errors()) - len(parts)
     return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")

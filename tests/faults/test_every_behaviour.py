@@ -187,7 +187,7 @@ def test_a_mode_that_passes(
     ("mode", "code"),
     [
         ("500", 75),
-        ("html", 9),
+        ("html", 75),
         ("rst", 75),
         ("429:huge", 75),
         ("refusal", 9),

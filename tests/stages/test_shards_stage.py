@@ -172,3 +172,16 @@ def test_a_part_is_missed(tmp_path: Path) -> None:
     other = in_parts(tmp_path, gen_sft, config.model_copy(update={"rounds": 0}))
     with pytest.raises(UsageError, match="rounds is 0, not 1"):
         sft_merge.merge([*parts[:2], other[2]], work_at(tmp_path))
+
+
+def test_a_part_without_prompts_has_nothing_to_do(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Sort these words: pear apple fig"}\n')
+    told = Recorder()
+    work = Work(Store.open(tmp_path / "artifacts"), told)
+    results = []
+    for index in range(1, 4):
+        config = GenSftConfig(teacher="sandbox", prompts=str(prompts), rounds=0, shard=str(Shard(index, 3)))
+        results.append(gen_sft(config, work))
+    assert sum(result.artifact is None for result in results) == 2
+    assert sum("has none of the 1 prompts" in text for text in told.texts()) == 2

@@ -125,7 +125,9 @@ def parts_of(
     if missing and sum(part.mine for part in parts) < first.whole:
         named = ", ".join(f"{index}/{first.count}" for index in missing)
         raise UsageError(
-            f"parts are missing: {named}", hint=f"run the same {config.stage} command with --shard {named}"
+            f"parts are missing: {named}",
+            hint=f"run the same {config.stage} command with --shard {named}; a part that says that it has no prompts "
+            "makes no artifact and is not needed",
         )
     return parts, config
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from zephyrctl.artifacts.step import StepResult
 from zephyrctl.asking.shards import Shard
-from zephyrctl.events import Calls, Emit, Event, Progress
+from zephyrctl.events import Calls, Emit, Event, Note, Progress
 from zephyrctl.ledger.entries import Budget, Run
 from zephyrctl.money import parse_price, to_uusd
-from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Ask, Failure
+from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Ask, Batching, Failure
 from zephyrctl.providers.calling.caller import Caller
 from zephyrctl.providers.calling.retry import Retry
 from zephyrctl.providers.calling.settings import CallSettings
@@ -58,6 +59,14 @@ def mine(config: AskingConfig, whole: list[Seed]) -> list[Seed]:
     return whole if shard is None else [seed for seed in whole if shard.mine(seed.row.prompt_id)]
 
 
+def empty_part(config: AskingConfig, whole: int, taken: int, emit: Emit) -> StepResult | None:
+    """What a part comes to that got none of the prompts: nothing to do, which is no fault; None for any other."""
+    if config.shard is None or taken or not whole:
+        return None
+    emit(Note(f"part {config.shard} has none of the {whole} prompts: nothing to do, and nothing to merge"))
+    return StepResult(None, None, plan={"shard": config.shard, "rows": 0})
+
+
 def budget_of(config: AskingConfig, project: Project) -> Budget:
     """What the step and the whole project may spend; a shard has its share of both, since its ledger sees its own
     calls only."""
@@ -66,7 +75,8 @@ def budget_of(config: AskingConfig, project: Project) -> Budget:
     shard = shard_of(config)
     if shard is not None:
         step, whole = shard.share(step), shard.share(whole)
-    return Budget(step=step, project=whole)
+    parts, closable = (shard.count if shard else 1), config.stage != "eval"
+    return Budget(step=step, project=whole, parts=parts, closable=closable)
 
 
 def open_caller(
@@ -86,7 +96,7 @@ def open_caller(
     """
     budget = Budget() if replay else budget_of(config, work.project)
     if cap is not None and budget.step is None and not replay:
-        budget = replace(budget, step=cap)
+        budget = replace(budget, step=cap, agreed=False)
     settings = CallSettings(
         concurrency=config.concurrency,
         deadline=config.deadline,
@@ -115,10 +125,14 @@ def without_progress(emit: Emit) -> Emit:
 
 class Asker:
     """Asks through a caller, and counts what came back by model and purpose: which replies are there, which are
-    not, and what those that are there cost at today's prices (in uusd, replayed or not; equal requests once)."""
+    not, and what those that are there cost at today's prices (in uusd, replayed or not; equal requests once).
 
-    def __init__(self, caller: Caller) -> None:
+    `batch` = at the price of a batch, where the model takes batches.
+    """
+
+    def __init__(self, caller: Caller, *, batch: bool = False) -> None:
         self._caller = caller
+        self._batch = batch
         self._seen: set[str] = set()
         self.there: Counter[tuple[str, str]] = Counter()
         self.unpaid = 0
@@ -144,7 +158,8 @@ class Asker:
         if reply.tokens is not None and reply.key not in self._seen:
             self._seen.add(reply.key)
             self.tokens += reply.tokens.prompt + reply.tokens.completion
-            self.worth += provider.price.cost(reply.tokens) if provider.price is not None else 0
+            batch = self._batch and isinstance(provider, Batching)
+            self.worth += provider.price.cost(reply.tokens, batch=batch) if provider.price is not None else 0
 
     def add(self, other: Asker) -> None:
         """Take over the counts of another one."""

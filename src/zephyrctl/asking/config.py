@@ -37,7 +37,7 @@ class AskingConfig(StageConfig):
     """Seconds that one row waits for rate limits in all before the stage gives up for now (exit 75)."""
     mode: Literal["online", "batch", "auto"] = runtime("online")
     """One request at a time, the provider's batch API (half price, up to a day), or a probe and then a batch."""
-    max_usd: float | None = runtime(None, ge=0)
+    max_usd: float | None = runtime(None, ge=0, allow_inf_nan=False)
     """What this step may spend, over all its runs and processes; 0 = replies of the ledger only."""
     price: str | None = runtime(None)
     """US dollars per million tokens, `in=…,out=…[,cached=…]`, for models without a known price."""

@@ -33,13 +33,13 @@ def check_prices(estimate: Estimate, *, limit: bool) -> None:
         )
 
 
-def agree(estimate: Estimate, stage: str, ask: Callable[[str], bool] | None) -> None:
-    """Put the estimate to the person at the terminal.
+def agree(estimate: Estimate, stage: str, ask: Callable[[str], bool] | None, *, spent: int = 0) -> None:
+    """Put the estimate to the person at the terminal; `spent` = what the step has cost so far, in uusd.
 
     Raises UsageError with the line to add where nobody is there, or where the answer is no.
     """
-    cost = told(estimate.cost)
-    enough = math.ceil(min(estimate.cost.high, 2 * estimate.cost.likely) / UUSD)
+    cost = told(estimate.cost) + (f" on top of {dollars(spent)}" if spent else "")
+    enough = math.ceil((spent + min(estimate.cost.high, 2 * estimate.cost.likely)) / UUSD)
     hint = f"--max-usd {enough} or --yes; --dry-run shows cheaper ways, --pilot N tells more for the price of N rows"
     if ask is None:
         raise UsageError(

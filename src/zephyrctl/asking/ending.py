@@ -33,9 +33,12 @@ def money_sentence(teachers: Sequence[Mapping[str, Any]], *, usable: int, unit: 
     if not (paid or saved or doubt or unknown):
         return ""
     calls, replayed = sum(t["calls"] for t in teachers), sum(t["replayed"] for t in teachers)
+    if len(unknown) == len(teachers):
+        named = ", ".join(unknown)
+        return f"asked now: {calls:,} calls, replayed: {replayed:,}, at a price that is not known ({named})"
     parts = [f"paid now: {dollars(paid)} for {calls:,} calls"]
     if replayed:
-        parts.append(f"not paid again: {replayed:,} replies worth {dollars(saved)}")
+        parts.append(f"not paid again: {replayed:,} replies worth {dollars(saved)} at today's price")
     lost = sum(t["in_doubt"]["calls"] for t in teachers)
     if lost:
         parts.append(f"in doubt: {lost:,} calls, at most {dollars(doubt)}")

@@ -11,6 +11,7 @@ from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.asking.calling import Asker, budget_of, open_caller, replay_only, without_progress
 from zephyrctl.asking.config import AskingConfig
 from zephyrctl.asking.consent import FREE_TO_GO, agree, check_prices, decide
+from zephyrctl.asking.ending import tell_money
 from zephyrctl.asking.estimate import (
     Estimate,
     Fewer,
@@ -90,7 +91,8 @@ class Errand(Generic[R, C]):
         if self.config.pilot is not None:
             what = f"{self.config.stage} pilot: {len(rows)} of {len(self.rows)} {self.unit}"
         self.work.emit(table(estimate, what))
-        check_prices(estimate, limit=self._limited)
+        self._say_where()
+        check_prices(estimate, limit=self._limited and not self.work.dry_run)
         if estimate.unpriced:
             names = ", ".join(estimate.unpriced)
             self.work.emit(
@@ -112,9 +114,15 @@ class Errand(Generic[R, C]):
 
     def results(self, caller: Caller) -> Iterator[tuple[Sequence[R], C]]:
         """Chunks of rows with what came of them, in order."""
-        chunks = _chunks(self.rows, CHUNK)
+        chunks = _chunks(self.rows, self._at_once)
         made = caller.overlap(chunks, lambda chunk: self.through(chunk, Asker(caller)))
         return zip(chunks, made, strict=True)
+
+    @property
+    def _at_once(self) -> int:
+        """Rows that go through their waves together: all of them where a wave takes hours or goes into a file."""
+        offline = any(getattr(provider, "offline", False) for provider in self.providers)
+        return max(1, len(self.rows)) if offline or self.config.mode != "online" else CHUNK
 
     @property
     def _limited(self) -> bool:
@@ -129,24 +137,36 @@ class Errand(Generic[R, C]):
         given = self.config.max_usd is not None or self.work.project.max_usd is not None or self.work.yes
         if estimate.free:
             return
+        spent = self.ledger.spend(self.step.key[:16]).spent
         if not given and not estimate.unpriced:
-            self.cap = self.ledger.spend(self.step.key[:16]).spent + FREE_TO_GO
-        if decide(estimate.cost.likely, consent=given) == "ask":
-            held = self._held(rows)
-            rest = estimate if held is None else _rest(estimate, held)
-            if decide(rest.cost.likely, consent=given) == "ask":
-                agree(rest, self.config.stage, self.work.ask)
-                self.cap = None
-        if estimate.cost.high > 0:
-            self.work.emit(Note(f"estimate, before what the ledger already holds: {told(estimate.cost)}"))
+            self.cap = FREE_TO_GO
         limit = budget_of(self.config, self.work.project).step
-        if limit and estimate.cost.likely > limit:
+        held = None
+        large = decide(spent + estimate.cost.likely, consent=given) == "ask"
+        if large or (limit and spent + estimate.cost.likely > limit):
+            held = self._held(rows)
+        rest = estimate if held is None else _rest(estimate, held)
+        if large and rest.cost.likely > 0 and decide(spent + rest.cost.likely, consent=given) == "ask":
+            agree(rest, self.config.stage, self.work.ask, spent=spent)
+            self.cap = None
+        if rest.cost.high > 0:
+            known = "" if held is not None else ", before what the ledger already holds"
+            self.work.emit(Note(f"estimate{known}: {told(rest.cost)}"))
+        if limit and spent + rest.cost.likely > limit:
             self.work.emit(
                 Warning_(
-                    f"the limit of {dollars(limit)} is below the likely cost: if it is reached, what is paid is kept, "
-                    "and --accept-partial makes an artifact of it"
+                    f"the limit of {dollars(limit)} is below the likely cost: when it is reached, the command ends "
+                    "with exit 7 and what is paid is kept"
                 )
             )
+
+    def _say_where(self) -> None:
+        """What the providers have to say (another address, a date of retirement), and a price that is not needed."""
+        for sentence in dict.fromkeys(s for p in self.providers for s in getattr(p, "notices", ())):
+            self.work.emit(Note(sentence))
+        sources = {p.price.source for p in self.providers if p.price is not None}
+        if self.config.price is not None and "--price" not in sources:
+            self.work.emit(Warning_("--price is not used: it is for models whose price is not known"))
 
     def _held(self, rows: Sequence[R]) -> Asker | None:
         """What of it the ledger holds, found by going the stage's own way without sending; None where it holds nothing
@@ -155,13 +175,13 @@ class Errand(Generic[R, C]):
             return None
         with open_caller(self.config, self.work, self.ledger, self.step, replay=True, emit=silent) as caller:
             total = Asker(caller)
-            for one in self._askers(caller, _chunks(rows, CHUNK), _WALK_AHEAD):
+            for one in self._askers(caller, _chunks(rows, self._at_once), _WALK_AHEAD):
                 total.add(one)
         return total if total.there else None
 
     def _askers(self, caller: Caller, chunks: Sequence[Sequence[R]], ahead: int) -> Iterator[Asker]:
         def walk(chunk: Sequence[R]) -> Asker:
-            asker = Asker(caller)
+            asker = Asker(caller, batch=self.config.mode == "batch")
             self.through(chunk, asker)
             return asker
 
@@ -210,10 +230,12 @@ class Errand(Generic[R, C]):
         ahead = 0 if any(isinstance(p, BatchProvider) for p in self.providers) else _PILOT_AHEAD
         askers: list[Asker] = []
         emit = without_progress(self.work.emit)
-        with open_caller(self.config, self.work, self.ledger, self.step, emit=emit, cap=self.cap) as caller:
+        online = self.config.model_copy(update={"mode": "online"})
+        with open_caller(online, self.work, self.ledger, self.step, emit=emit, cap=self.cap) as caller:
             for asker in self._askers(caller, [rows[i : i + 1] for i in range(len(rows))], ahead):
                 askers.append(asker)
                 self.work.emit(Progress(f"pilot {self.unit}", len(askers), len(rows)))
+        tell_money(self.work.emit, caller.summary(), usable=0, unit="row")
         plan: dict[str, Any] = {"estimate": estimate.as_dict()}
         if estimate.unpriced:
             tokens = sum(asker.tokens for asker in askers) / len(rows)

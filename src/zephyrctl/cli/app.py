@@ -46,7 +46,7 @@ app = typer.Typer(
     help="From seed prompts to an evaluated, aligned model: dSFT, AI feedback, dDPO, evaluation.\n\n"
     "stdout carries the result only, one line; all else goes to stderr. Start with: zephyrctl demo\n\n"
     "Exit codes: 0 done, 1 a fault of zephyrctl, 2 usage or config, 3 environment, 4 not found, 5 integrity, 6 key, "
-    "7 budget, 8 quality gate, 9 outcome rejected, 75 try again, 130/143 interrupted.",
+    "7 budget, 8 quality gate, 9 outcome rejected, 75 try again, 129/130/143 interrupted.",
 )
 
 
@@ -84,6 +84,8 @@ app.add_typer(ledger.app, name="ledger")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and leave the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _terminated)
     sys.exit(run(argv))
 
 
@@ -120,6 +122,8 @@ def _as_known(error: BaseException) -> ZephyrError | None:
     match error:
         case ZephyrError():
             return error
+        case KeyboardInterrupt(args=(int() as number,)):  # a second signal: the first gives the exit code
+            return Interrupted(number)
         case KeyboardInterrupt():
             return Interrupted(signal.SIGINT)
         case typer.Abort():

@@ -33,6 +33,7 @@ class Console:
         self.session = session
         self.tty = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._last = 0.0
+        self._finished: tuple[str, int] | None = None
         self._open_line = False
         self._rich: RichConsole | None = None
 
@@ -104,6 +105,9 @@ class Console:
         finished = event.done >= event.total
         if not finished and now - self._last < (_TTY_EVERY if self.tty else _PLAIN_EVERY):
             return
+        if finished and (event.task, event.total) == self._finished:
+            return
+        self._finished = (event.task, event.total) if finished else None
         self._last = now
         self._status(calls_line(event), finished)
 
@@ -159,23 +163,24 @@ class Console:
 def calls_line(event: Calls) -> str:
     """How paid calls go, as one line; what is not known or is zero is left out."""
     parts = [f"{event.task}: {event.done:,}/{event.total:,}"]
-    if event.replayed:
-        parts.append(f"{event.replayed:,} replayed")
+    if event.eta is not None and event.done < event.total:
+        parts.append(f"ETA {_duration(event.eta)}")
     if event.spent is not None:
         left = f", ${event.left:,.2f} left" if event.left is not None else ""
         parts.append(f"${event.spent:,.2f}{left}")
+    if event.failures:
+        parts.append(f"{event.failures:,} failed")
+    if event.limited:
+        parts.append(f"{event.limited:,} × 429")
     if event.requests_per_second:
         parts.append(f"{event.requests_per_second:,.1f} req/s")
     if event.tokens_per_second:
         parts.append(f"{event.tokens_per_second:,.0f} tok/s")
     if event.in_flight:
-        parts.append(f"{event.in_flight} of {event.ceiling} in flight")
-    if event.limited:
-        parts.append(f"{event.limited:,} × 429")
-    if event.failures:
-        parts.append(f"{event.failures:,} failed")
-    if event.eta is not None and event.done < event.total:
-        parts.append(f"{_duration(event.eta)} left")
+        most = f" of {event.ceiling}" if event.ceiling else ""
+        parts.append(f"{event.in_flight}{most} in flight")
+    if event.replayed:
+        parts.append(f"{event.replayed:,} replayed")
     return " · ".join(parts)
 
 

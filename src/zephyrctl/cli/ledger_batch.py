@@ -102,6 +102,7 @@ def batch_import_cli(
     """
     from zephyrctl.cli.console import Console
     from zephyrctl.cli.ledger_text import imported_text
+    from zephyrctl.errors import IntegrityError, RefNotFound
     from zephyrctl.events import Warning_
     from zephyrctl.money import FREE, parse_price
     from zephyrctl.providers.batchfile import import_replies
@@ -112,3 +113,13 @@ def batch_import_cli(
     for bad in found.bad[:20]:
         console(Warning_(bad))
     console.result(imported_text(file, found), {"file": str(file), **vars(found)})
+    if found.bad:
+        raise IntegrityError(
+            f"{len(found.bad)} lines of {file} are no replies; the first: {found.bad[0]}",
+            hint="the others were taken in; mend or remove those lines and import the file again",
+        )
+    if found.unknown and not (found.stored or found.already or found.errors):
+        raise RefNotFound(
+            f"none of the {found.unknown} replies in {file} answers a request of {ledger.path}",
+            hint="--store names the store whose requests were exported",
+        )

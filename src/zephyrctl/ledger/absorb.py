@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 
+from zephyrctl.ledger.batches import OPEN_STATES
 from zephyrctl.ledger.calls import ATTEMPT_COLUMNS, Attempt, Call, Reply
 from zephyrctl.ledger.entries import body_text
 from zephyrctl.ledger.replies import packed, select
@@ -61,7 +62,8 @@ class _Known:
 
 
 def absorb(connection: sqlite3.Connection, calls: Sequence[Call], batches: Collection[str] = ()) -> Taken:
-    """Add calls that were checked, in the transaction that is open; attempts in one of `batches` stay open.
+    """Add calls that were checked, in the transaction that is open; attempts in one of `batches` stay open where it is
+    open here.
 
     Whatever else was open where they come from is in doubt here.
     """
@@ -69,7 +71,9 @@ def absorb(connection: sqlite3.Connection, calls: Sequence[Call], batches: Colle
     taken.requests = _requests(connection, calls)
     _runs(connection, calls)
     books = Books(connection)
-    answered = _attempts(connection, calls, set(batches), books, taken)
+    query = "SELECT id, state FROM batch WHERE id IN ({})"
+    still = {row[0] for row in select(connection, query, list(batches)) if row[1] in OPEN_STATES}
+    answered = _attempts(connection, calls, still, books, taken)
     _replies(connection, calls, answered, taken)
     books.save()
     return taken

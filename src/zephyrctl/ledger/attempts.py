@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zephyrctl.errors import IntegrityError, UsageError
+from zephyrctl.ledger.batches import OPEN_STATES
 from zephyrctl.ledger.entries import (
     Begun,
     Budget,
@@ -36,6 +37,8 @@ from zephyrctl.ledger.spend import Books
 
 GONE = "process_gone"
 """The error class of attempts whose process ended before they did."""
+OVER = "batch_over"
+"""The error class of attempts whose batch was closed, or is not there, before they ended."""
 _DOUBTFUL = ("timeout", "in_doubt")
 _OPEN = ("inflight", "batched")
 
@@ -164,26 +167,37 @@ class Attempts:
         return Recovered(calls, doubt)
 
     def abandoned(self, connection: sqlite3.Connection) -> list[Ended]:
-        """The attempts in flight whose process is gone, as they are to end. What is in a batch is not in flight."""
+        """The attempts in flight whose process is gone, and those that wait for a batch which is over, as they are to
+        end. What is in an open batch is not in flight."""
         owners = connection.execute(
             """SELECT id, host, boot_id, pid, process_started, beat FROM owner
                WHERE id IN (SELECT owner FROM lease)"""
         ).fetchall()
         gone = [row[0] for row in owners if self._watch.gone(row[0], Owner(*row[1:5]), row[5])]
         rows = select(connection, "SELECT attempt FROM lease WHERE owner IN ({})", gone)
-        return [Ended(row[0], "in_doubt", GONE) for row in rows]
+        left = connection.execute(
+            f"""SELECT attempt FROM lease WHERE batch IS NOT NULL
+                AND batch NOT IN (SELECT id FROM batch WHERE state IN {OPEN_STATES})"""
+        ).fetchall()
+        return [Ended(row[0], "in_doubt", GONE) for row in rows] + [
+            Ended(row[0], "in_doubt", OVER) for row in left
+        ]
 
     def _busy(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Leased | InBatch]:
-        """Who asks these keys now. Leases of owners that are gone are taken over: their attempts end in doubt."""
-        query = """SELECT l.key, l.attempt, l.batch, o.id, o.host, o.boot_id, o.pid, o.process_started, o.beat
-                   FROM lease l LEFT JOIN owner o ON o.id = l.owner WHERE l.key IN ({})"""
+        """Who asks these keys now. Leases of owners that are gone, and of batches that are not open, are taken over:
+        their attempts end in doubt."""
+        query = """SELECT l.key, l.attempt, l.batch, b.state, o.id, o.host, o.boot_id, o.pid, o.process_started,
+                   o.beat FROM lease l LEFT JOIN owner o ON o.id = l.owner LEFT JOIN batch b ON b.id = l.batch
+                   WHERE l.key IN ({})"""
         busy: dict[str, Leased | InBatch] = {}
         gone = []
-        for key, attempt, batch, owner_id, host, boot_id, pid, started, beat in select(
+        for key, attempt, batch, batch_state, owner_id, host, boot_id, pid, started, beat in select(
             connection, query, keys
         ):
-            if batch is not None:
+            if batch is not None and batch_state in OPEN_STATES:
                 busy[key] = InBatch(key, batch)
+            elif batch is not None:
+                gone.append(Ended(attempt, "in_doubt", OVER))
             elif self._watch.gone(owner_id, Owner(host, boot_id, pid, started), beat):
                 gone.append(Ended(attempt, "in_doubt", GONE))
             else:

@@ -48,8 +48,8 @@ def change_batch(
         raise IntegrityError(f"the ledger has no batch {batch_id}")
 
 
-def read_batches(connection: sqlite3.Connection, open_only: bool) -> list[Batch]:
-    """Batches, oldest first, each with all the keys it was made of."""
+def read_batches(connection: sqlite3.Connection, open_only: bool, with_keys: bool) -> list[Batch]:
+    """Batches, oldest first, each with all the keys it was made of where these are wanted."""
     rows = connection.execute(
         """SELECT id, provider, origin, model, run_id, state, remote_id, created FROM batch
            ORDER BY created, id"""
@@ -58,8 +58,10 @@ def read_batches(connection: sqlite3.Connection, open_only: bool) -> list[Batch]
     for batch_id, provider, origin, model, run_id, state, remote_id, created in rows:
         if open_only and state not in OPEN_STATES:
             continue
-        keys = connection.execute("SELECT key FROM attempt WHERE batch = ? ORDER BY id", (batch_id,))
-        held = tuple(row[0] for row in keys)
+        held: tuple[str, ...] = ()
+        if with_keys:
+            keys = connection.execute("SELECT key FROM attempt WHERE batch = ? ORDER BY id", (batch_id,))
+            held = tuple(row[0] for row in keys)
         found.append(Batch(batch_id, provider, origin, model, run_id, state, held, remote_id, created))
     return found
 

@@ -1,16 +1,17 @@
 """Opening the ledger's file.
 
-Durability settings, file systems that cannot hold a WAL, and errors people can read.
+Durability settings, places that cannot be written, file systems that cannot hold a WAL, and errors people can read.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
 
 from zephyrctl.errors import EnvironmentFault, IntegrityError, Locked, ZephyrError, no_space
-from zephyrctl.ledger.schema import migrate
+from zephyrctl.ledger.schema import is_current, migrate
 
 BUSY_SECONDS = 60.0
 # Four times the usual: a page that many calls touch, as those of indexes are, is copied to its place less often.
@@ -30,6 +31,8 @@ _NETWORK = {
     "fuse.sshfs",
     "glusterfs",
 }
+# What a quota or a limit on the size of files comes back as; only a disk without a free block has a code of its own.
+_NO_SPACE = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE)
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -56,6 +59,78 @@ def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def open_to_read(path: Path, *, wal: bool) -> sqlite3.Connection:
+    """A ledger to be read. Nothing about it is changed, unless its schema is older and it can be written.
+
+    Raises IntegrityError, EnvironmentFault or Locked.
+    """
+    if _writable(path) and not wal:
+        # a WAL that another machine left is put away before this one reads
+        return connect(path, wal=wal)
+    connection = as_it_is(path)
+    try:
+        if is_current(connection, path):
+            return connection
+    except sqlite3.Error as error:
+        connection.close()
+        raise fault(error, path) from None
+    except ZephyrError:
+        connection.close()
+        raise
+    connection.close()
+    if not _writable(path):
+        raise EnvironmentFault(
+            f"the ledger {path} has an older schema, and it cannot be brought up to date where it is: it is read-only",
+            hint="copy it to a place that can be written, and name the copy",
+        )
+    return connect(path, wal=wal)
+
+
+def as_it_is(path: Path) -> sqlite3.Connection:
+    """A database that is there, of any schema, to be read.
+
+    Raises IntegrityError, EnvironmentFault or Locked.
+    """
+    writable = _writable(path)
+    try:
+        _check_size(path)
+        try:
+            # the last one that can write leaves no write-ahead log behind; a reader's would stay
+            return _reader(path, "mode=rw" if writable else "mode=ro")
+        except sqlite3.OperationalError as error:
+            unusable = _code(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+            # What stands in a log or a journal would be missing, or half written.
+            if writable or not unusable or any(_beside(path, end).exists() for end in ("-wal", "-journal")):
+                raise
+            return _reader(path, "mode=ro&immutable=1")
+    except (sqlite3.Error, OSError) as error:
+        raise fault(error, path) from None
+
+
+def _reader(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
 
 
 def _check_size(path: Path) -> None:
@@ -97,11 +172,6 @@ def _try_wal(connection: sqlite3.Connection) -> bool:
             time.sleep(0.02)
 
 
-def journal_mode(connection: sqlite3.Connection) -> str:
-    """`wal` or `delete`, as in effect."""
-    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-
 def on_network(path: Path, mounts: Path = _MOUNTS) -> str | None:
     """The type of the network file system under `path`; None for a local one, or where nobody can tell."""
     try:
@@ -133,8 +203,13 @@ def fault(error: Exception, path: Path) -> ZephyrError:
     code = _code(error) if isinstance(error, sqlite3.Error) else 0
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return _damaged(path, error)
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", 0) in _NO_SPACE:
         return no_space(path, error)
+    if code == sqlite3.SQLITE_IOERR:
+        return EnvironmentFault(
+            f"the disk under the ledger {path} failed ({error}, {getattr(error, 'sqlite_errorname', '')})",
+            hint="see what the system's log says about that disk; then zephyrctl ledger verify checks the file",
+        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Locked(f"the ledger {path} was held by another process for more than {BUSY_SECONDS:.0f} s")
     return EnvironmentFault(

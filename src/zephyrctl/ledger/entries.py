@@ -97,6 +97,12 @@ class Budget:
 
     step: int | None = None
     project: int | None = None
+    agreed: bool = True
+    """Whether somebody set the limit of the step; False = it is what may be spent without consent."""
+    parts: int = 1
+    """How many parts share what was set; the limits here are one share."""
+    closable: bool = True
+    """Whether the step can be closed from what is finished."""
 
     @property
     def limited(self) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from zephyrctl.events import Emit, Warning_, silent
 from zephyrctl.ledger.attempts import Attempts, note_run
 from zephyrctl.ledger.batches import change_batch, read_batched, read_batches, write_batch
-from zephyrctl.ledger.connection import connect, fault, on_network
+from zephyrctl.ledger.connection import connect, fault, on_network, open_to_read
 from zephyrctl.ledger.entries import (
     Batch,
     Begun,
@@ -39,7 +39,7 @@ from zephyrctl.ledger.entries import (
     key_of,
 )
 from zephyrctl.ledger.owner import BEAT_SECONDS, Watch, closed, opened
-from zephyrctl.ledger.replies import answered, note_used, replies, write_requests
+from zephyrctl.ledger.replies import note_used, replies, select, write_requests
 from zephyrctl.ledger.schema import migrate
 from zephyrctl.ledger.spend import ALL, read_spend, run_scope
 from zephyrctl.ledger.writer import Writer
@@ -117,7 +117,7 @@ class Ledger:
                 if self._reader is None:
                     if not self.path.exists():
                         return self._empty(look)
-                    self._reader = self._connect()
+                    self._reader = open_to_read(self.path, wal=self._wal_here())
                 return look(self._reader)
             except sqlite3.Error as error:
                 raise fault(error, self.path) from None
@@ -130,17 +130,11 @@ class Ledger:
         wanted = list(dict.fromkeys(keys))
         return self.read(lambda connection: replies(connection, wanted, self.path)) if wanted else {}
 
-    def has(self, keys: Iterable[str]) -> set[str]:
-        """Which of the keys have a reply; no reply is read."""
-        wanted = list(dict.fromkeys(keys))
-        return self.read(lambda connection: answered(connection, wanted)) if wanted else set()
-
     def tried(self, keys: Sequence[str]) -> dict[str, int]:
         """How many attempts at each key ended without a reply, in all runs."""
-        marks = ",".join("?" * len(keys))
-        query = f"""SELECT key, COUNT(*) FROM attempt WHERE key IN ({marks})
-                    AND state IN ('error', 'timeout', 'in_doubt') GROUP BY key"""
-        return self.read(lambda connection: dict(connection.execute(query, list(keys)).fetchall()))
+        query = """SELECT key, COUNT(*) FROM attempt WHERE key IN ({})
+                   AND state IN ('error', 'timeout', 'in_doubt') GROUP BY key"""
+        return self.read(lambda connection: dict(select(connection, query, keys)))
 
     def stats(self, run_id: str) -> Stats:
         """Attempts and tokens of one run, over all processes that worked on it."""
@@ -167,9 +161,23 @@ class Ledger:
         rows = self.read(lambda connection: connection.execute(query, (run_id,)).fetchall())
         return {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
 
-    def batches(self, open_only: bool = True) -> list[Batch]:
-        """Batches, oldest first; with `open_only` those that are being built or are at the provider."""
-        return self.read(lambda connection: read_batches(connection, open_only))
+    def unanswered_doubt(self, run_id: str) -> tuple[int, int]:
+        """Attempts of one run that may have been billed and whose requests have no reply to this day: how many,
+        and the most they may have cost in uusd."""
+        query = """
+            SELECT COUNT(*), COALESCE(SUM(reserved_uusd), 0) FROM attempt a
+            WHERE run_id = ? AND state IN ('in_doubt', 'timeout')
+            AND NOT EXISTS (SELECT 1 FROM response WHERE key = a.key)
+        """
+        calls, uusd = self.read(lambda connection: connection.execute(query, (run_id,)).fetchone())
+        return calls, uusd
+
+    def batches(self, open_only: bool = True, *, keys: bool = True) -> list[Batch]:
+        """Batches, oldest first; with `open_only` those that are being built or are at the provider.
+
+        Without `keys` they come without theirs, which can be a hundred thousand each.
+        """
+        return self.read(lambda connection: read_batches(connection, open_only, keys))
 
     def batched_attempts(self, batch_id: str) -> dict[str, int]:
         """The attempts of a batch that have not ended, by key."""
@@ -269,6 +277,9 @@ class Ledger:
     # --- inside ---
 
     def _connect(self) -> sqlite3.Connection:
+        return connect(self.path, wal=self._wal_here())
+
+    def _wal_here(self) -> bool:
         network = on_network(self.path.parent) if self._wal else None
         if network:
             self._wal = False
@@ -278,7 +289,7 @@ class Ledger:
                     "slower rollback mode; ZEPHYRCTL_LEDGER can name a place on a local disk"
                 )
             )
-        return connect(self.path, wal=self._wal)
+        return self._wal
 
     def _empty(self, look: Callable[[sqlite3.Connection], T]) -> T:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:

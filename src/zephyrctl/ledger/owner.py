@@ -1,10 +1,12 @@
 """Which process made an attempt, and whether it still lives.
 
-Wall time is never compared: pids, boot and start marks are, and for other machines whether a counter still grows.
+Wall time is never compared: pids, boot and start marks are, and for other machines and other PID namespaces whether
+a counter still grows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -18,13 +20,15 @@ BEAT_SECONDS = 15.0
 PATIENCE_SECONDS = 120.0
 """An owner on another machine whose counter stands still for so long is taken for gone."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True)
 class Owner:
     """A process as the ledger knows it.
 
-    `started` tells a reused pid from the old one; empty where the system hides it.
+    `boot_id` is the boot's mark and, behind a space, that of the PID namespace. `started` tells a reused pid from the
+    old one. Marks are empty where the system hides them.
     """
 
     host: str
@@ -35,10 +39,12 @@ class Owner:
 
 @lru_cache(maxsize=1)
 def _boot_id() -> str:
-    try:
-        return _BOOT.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    marks = ["", ""]
+    with contextlib.suppress(OSError):
+        marks[0] = _BOOT.read_text(encoding="ascii").strip()
+    with contextlib.suppress(OSError):
+        marks[1] = str(_NAMESPACE.readlink())
+    return " ".join(marks).rstrip()
 
 
 def _stat(pid: int) -> tuple[str, str]:
@@ -62,11 +68,21 @@ def _owner_of(pid: int) -> Owner:
     return Owner(socket.gethostname(), _boot_id(), pid, _stat(pid)[1])
 
 
-def is_dead(owner: Owner) -> bool:
-    """True only when it is certain: a process of this host that is gone, or of an earlier boot of it."""
+def judged_here(owner: Owner) -> bool:
+    """Whether the process table of this process tells about an owner: not one on another host, nor one in another
+    PID namespace of this boot, whose pids are numbers of other processes here."""
     if owner.host != socket.gethostname():
         return False
-    if owner.boot_id != _boot_id():
+    boot, _, space = owner.boot_id.partition(" ")
+    our_boot, _, our_space = _boot_id().partition(" ")
+    return boot != our_boot or space == our_space or not (space and our_space)
+
+
+def is_dead(owner: Owner) -> bool:
+    """True only when it is certain: a process of this host that is gone, or of an earlier boot of it."""
+    if not judged_here(owner):
+        return False
+    if owner.boot_id.partition(" ")[0] != _boot_id().partition(" ")[0]:
         return True
     try:
         os.kill(owner.pid, 0)
@@ -86,7 +102,7 @@ class Watch:
     """Judges whether the owner of an attempt is gone.
 
     On this machine the process table tells. In this process a ledger that was closed is gone: nobody will finish
-    what it had in flight. On other machines (or in other containers) an owner is gone when its counter stood
+    what it had in flight. On other machines and in other containers an owner is gone when its counter stood
     still for `PATIENCE_SECONDS` while this watch looked.
     """
 
@@ -98,7 +114,7 @@ class Watch:
         """Whether what this owner has in flight may be taken over. `beat` is its counter as read now."""
         if owner == this_process():
             return owner_id not in _OPEN
-        if owner.host == socket.gethostname():
+        if judged_here(owner):
             return is_dead(owner)
         before = self._seen.get(owner_id)
         if before is None or before[0] != beat:

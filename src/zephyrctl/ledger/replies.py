@@ -73,11 +73,6 @@ def _damaged(path: Path, key: str) -> IntegrityError:
     )
 
 
-def answered(connection: sqlite3.Connection, keys: Iterable[str]) -> set[str]:
-    """Which of the keys have a reply."""
-    return {row[0] for row in select(connection, "SELECT key FROM response WHERE key IN ({})", list(keys))}
-
-
 def write_requests(connection: sqlite3.Connection, requests: Sequence[Request], now: float) -> int:
     """Write requests that are not here yet; how many these were."""
     rows = (

@@ -139,6 +139,18 @@ _V2 = (
     UPDATE attempt SET state = 'in_doubt', ended = started
     WHERE state = 'inflight' AND id NOT IN (SELECT attempt FROM lease)
     """,
+    """
+    INSERT INTO spend
+    WITH one AS (
+        SELECT run_id,
+               CASE WHEN state = 'ok' THEN COALESCE(cost_uusd, 0) ELSE 0 END AS settled,
+               CASE WHEN state = 'inflight' THEN COALESCE(reserved_uusd, 0) ELSE 0 END AS reserved,
+               CASE WHEN state IN ('timeout', 'in_doubt') THEN COALESCE(reserved_uusd, 0) ELSE 0 END AS doubt
+        FROM attempt
+    )
+    SELECT 'run:' || run_id, SUM(settled), SUM(reserved), SUM(doubt) FROM one GROUP BY run_id
+    UNION ALL SELECT 'all', SUM(settled), SUM(reserved), SUM(doubt) FROM one HAVING COUNT(*)
+    """,
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_V1, _V2)
@@ -164,12 +176,10 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     return int(row[0])
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring an open ledger to the newest schema, in one transaction.
+def is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether an open ledger has the newest schema; False for an older one and for an empty file.
 
-    An older one is copied to `<name>.v<N>.bak` first.
-
-    Raises EnvironmentFault when the ledger was made by a newer zephyrctl, or its copy cannot be written.
+    Raises EnvironmentFault for one that was made by a newer zephyrctl, IntegrityError for no ledger.
     """
     newest = len(MIGRATIONS)
     found = schema_version(connection, path)
@@ -178,8 +188,19 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was made by a newer zephyrctl (ledger schema {found}, this version knows {newest})",
             hint="pip install --upgrade zephyrctl",
         )
-    if found == newest:
+    return found == newest
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring an open ledger to the newest schema, in one transaction.
+
+    An older one is copied to `<name>.v<N>.bak` first.
+
+    Raises EnvironmentFault when the ledger was made by a newer zephyrctl, or its copy cannot be written.
+    """
+    if is_current(connection, path):
         return
+    newest = len(MIGRATIONS)
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have been faster; while the write lock is held nobody else copies or migrates.

@@ -30,13 +30,14 @@ from zephyrctl.errors import (
 )
 from zephyrctl.ledger.absorb import Taken, absorb
 from zephyrctl.ledger.calls import Call, of_line, read_calls
-from zephyrctl.ledger.connection import fault
+from zephyrctl.ledger.connection import as_it_is, fault
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.ledger.report import EVERYTHING, Scope
 from zephyrctl.ledger.schema import MIGRATIONS, schema_version
 
 CHUNK = 500
-_LONGEST_LINE = 64 << 20
+LONGEST_LINE = 64 << 20
+"""Bytes of one line that is taken in."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -221,7 +222,7 @@ def _current(other: Path, folder: Path, stack: contextlib.ExitStack) -> Path:
 def _opened(other: Path) -> Iterator[sqlite3.Connection]:
     """A ledger as it is, to be read only."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{other.absolute().as_uri()}?mode=ro", uri=True)) as found:
+        with contextlib.closing(as_it_is(other)) as found:
             yield found
     except sqlite3.Error as error:
         raise fault(error, other) from None
@@ -244,10 +245,10 @@ def _lines(path: Path, shown: str) -> Iterator[bytes]:
             packed = raw.read(2) == _GZIP
             raw.seek(0)
             source: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
-            while line := source.readline(_LONGEST_LINE + 1):
+            while line := source.readline(LONGEST_LINE + 1):
                 number += 1
-                if len(line) > _LONGEST_LINE:
-                    raise _bad(shown, number, f"longer than {_LONGEST_LINE:,} bytes")
+                if len(line) > LONGEST_LINE:
+                    raise _bad(shown, number, f"longer than {LONGEST_LINE:,} bytes")
                 yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _bad(shown, number + 1, f"the compressed file is cut or damaged ({error})") from None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zephyrctl.errors import ZephyrError
 from zephyrctl.ledger.connection import fault
 
 GROUP = 64
@@ -31,8 +30,8 @@ class _Item:
 class Writer:
     """Runs pieces of work in durable transactions.
 
-    A future resolves only after the commit that holds its work. An error of ours undoes its own piece alone,
-    any other the whole group.
+    A future resolves only after the commit that holds its work. An error of SQLite undoes the whole group, any
+    other its own piece alone.
 
     While one group is on its way to the disk the next one gathers, so many waiting callers share one disk
     flush and a lonely caller waits for nobody. `pulse` is written about every `every` seconds while the writer
@@ -54,32 +53,35 @@ class Writer:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self.commits = 0
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
         """Queue work; the future holds its result, or the error that kept the transaction from the disk."""
+        done: Future[T] = Future()
+        # Queued under the lock: nothing may come after the end that `close` queues.
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+                self._queue = queue.SimpleQueue()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._queue,), name="ledger-writer", daemon=True
+                )
                 self._thread.start()
-        done: Future[T] = Future()
-        self._queue.put(_Item(work, done))
+            self._queue.put(_Item(work, done))
         return done
 
     def close(self) -> None:
         """Write what is queued, then end the thread."""
         with self._starting:
             thread, self._thread = self._thread, None
-        if thread is not None:
             self._queue.put(None)
+        if thread is not None:
             thread.join()
 
-    def _run(self) -> None:
+    def _run(self, waiting: queue.SimpleQueue[_Item | None]) -> None:
         connection: sqlite3.Connection | None = None
         beaten = time.monotonic()
         last = False
         while not last:
-            group, last = self._gather()
+            group, last = self._gather(waiting)
             if self._pulse is not None and time.monotonic() - beaten >= self._every:
                 beaten = time.monotonic()
                 group.append(_Item(self._pulse, Future()))
@@ -100,16 +102,16 @@ class Writer:
         if connection is not None:
             connection.close()
 
-    def _gather(self) -> tuple[list[_Item], bool]:
+    def _gather(self, waiting: queue.SimpleQueue[_Item | None]) -> tuple[list[_Item], bool]:
         """What waits now; an empty group when nothing came for as long as a pulse may wait."""
         group: list[_Item] = []
         try:
-            first = self._queue.get(timeout=self._every if self._pulse else None)
+            first = waiting.get(timeout=self._every if self._pulse else None)
             while first is not None:
                 group.append(first)
                 if len(group) >= GROUP:
                     return group, False
-                first = self._queue.get_nowait()
+                first = waiting.get_nowait()
         except queue.Empty:
             return group, False
         return group, True
@@ -124,7 +126,9 @@ class Writer:
                 connection.execute("SAVEPOINT item")
                 try:
                     outcomes.append(item.work(connection))
-                except ZephyrError as error:
+                except sqlite3.Error:
+                    raise
+                except Exception as error:
                     # It concerns this item alone; the others of the group are written.
                     connection.execute("ROLLBACK TO item")
                     outcomes.append(error)
@@ -135,5 +139,4 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-        self.commits += 1
         return outcomes

@@ -16,6 +16,9 @@ Outcome = Literal["text", "empty", "length", "reasoning_cut", "refusal", "filter
 World = Literal["sandbox", "real"]
 UNPAID = "unpaid"
 """The reason of a Failure that is none: the call was not sent, because this run only replays."""
+_NAME = 200
+_MOST = 2**53 - 1
+"""The largest whole number that every reader of JSON takes as it is; no count of tokens comes near it."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,16 @@ def clean_text(text: str) -> str:
     return text
 
 
+def text_of(*values: object) -> str:
+    """The strings among some fields of a reply, joined, as text that can be stored."""
+    return clean_text("".join(value for value in values if isinstance(value, str)))
+
+
+def name_of(value: object) -> str:
+    """An id, a model's name or a finish reason from a reply, its first 200 characters; "" where there is none."""
+    return text_of(value)[:_NAME]
+
+
 def outcome_of(
     text: str, *, refused: bool = False, filtered: bool = False, cut: bool = False, reasoned: bool = False
 ) -> Outcome:
@@ -373,6 +386,13 @@ def outcome_of(
     return "text" if text.strip() else "empty"
 
 
+def counted(value: object) -> int | None:
+    """A token count from a reply; None for all but a whole number from 0 to 2^53 - 1."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        return value
+    return None
+
+
 def count(value: object) -> int:
-    """A token count from a reply; 0 where the field is missing or not a number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    """A token count from a reply; 0 where there is none."""
+    return counted(value) or 0

@@ -19,6 +19,7 @@ from zephyrctl.artifacts import durable
 from zephyrctl.errors import RefNotFound, UsageError
 from zephyrctl.ledger.entries import Finished, InBatch, Intent, Leased, Request, Run, StoredReply
 from zephyrctl.ledger.ledger import Ledger
+from zephyrctl.ledger.transfer import LONGEST_LINE
 from zephyrctl.money import FREE, Price
 from zephyrctl.providers.base import BatchResult, Retryable
 from zephyrctl.providers.calling.job import stored
@@ -35,6 +36,7 @@ _READERS: dict[str, type[HostedProvider]] = {
     ResponsesProvider.endpoint: ResponsesProvider,
 }
 _GROUP = 256
+_TOO_LONG = f"longer than {LONGEST_LINE:,} bytes"
 _WAITING = """
     FROM request r WHERE r.endpoint IN ({endpoints})
     AND NOT EXISTS (SELECT 1 FROM response WHERE key = r.key) AND NOT EXISTS (SELECT 1 FROM lease WHERE key = r.key)
@@ -130,9 +132,17 @@ def _write(out: Path, lines: Iterator[bytes]) -> int:
     return number
 
 
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, its beginning alone, which is too long as well."""
+    while line := file.readline(LONGEST_LINE + 1):
+        yield line
+        while len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE + 1)
+
+
 def _groups(file: IO[bytes]) -> Iterator[list[tuple[int, bytes]]]:
     group: list[tuple[int, bytes]] = []
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file), 1):
         if line.strip():
             group.append((number, line))
         if len(group) >= _GROUP:
@@ -146,6 +156,9 @@ def _import(
 ) -> None:
     results: dict[str, tuple[int, BatchResult]] = {}
     for number, line in group:
+        if len(line) > LONGEST_LINE:
+            counts.bad.append(f"{path}:{number}: {_TOO_LONG}")
+            continue
         result = read_result(line)
         if result is None:
             counts.bad.append(f"{path}:{number}: not a line of a batch's output (no JSON with a custom_id)")
@@ -163,8 +176,10 @@ def _import(
         assert result.body is not None
         try:
             fresh.append((request, stored(result.body, _reader(request).read(result.body))))
-        except Retryable as error:
-            counts.bad.append(f"{path}:{number}: {error.detail}")
+        except Exception as error:
+            # whatever is in one line, the others are taken in
+            why = error.detail if isinstance(error, Retryable) else f"cannot be read ({type(error).__name__})"
+            counts.bad.append(f"{path}:{number}: {why}")
     if fresh:
         _store(ledger, fresh, price, counts)
 
@@ -189,7 +204,8 @@ def _requests(ledger: Ledger, keys: Sequence[str]) -> dict[str, Request]:
     query = "SELECT key, provider, origin, endpoint, model, body_z, draw FROM request WHERE key = ?"
 
     def look(connection: sqlite3.Connection) -> dict[str, Request]:
-        rows = [connection.execute(query, (key,)).fetchone() for key in keys]
+        # no key holds a lone surrogate, and the database takes none
+        rows = [connection.execute(query, (key,)).fetchone() for key in keys if key.isascii()]
         found = (row for row in rows if row is not None and row[3] in _READERS)
         return {
             key: Request(key, provider, origin, endpoint, model, _body(z), draw)

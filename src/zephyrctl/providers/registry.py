@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zephyrctl.errors import UsageError
 from zephyrctl.modelspec import ModelSpec, parse_model
-from zephyrctl.money import Price
+from zephyrctl.money import FREE, Price
 from zephyrctl.project import ModelSection
 from zephyrctl.providers.base import AnyProvider
 from zephyrctl.providers.hosted.anthropic import AnthropicProvider
@@ -149,7 +149,7 @@ def _at_endpoint(spec: ModelSpec, site: Site) -> HostedProvider:
         place,
         accepts=overridden(accepts, endpoint.accepts, f"{origin}: endpoints.{name}"),
         fit=Fit(site.may_drop, site.effort),
-        price=price or site.price,
+        price=price or (FREE if place.offline else site.price),
         label=f"{name}:{spec.name}",
     )
 

@@ -27,7 +27,7 @@ def test_limits_are_those_of_the_step_and_of_the_project() -> None:
 
 def test_a_shard_has_its_part_of_money_prompts_and_name() -> None:
     part = config(max_usd=10, shard="2/4")
-    assert budget_of(part, Project(max_usd=20)) == Budget(2_500_000, 5_000_000)
+    assert budget_of(part, Project(max_usd=20)) == Budget(2_500_000, 5_000_000, parts=4)
     assert name_of(part, "sft-data") == "sft-data.shard-2-of-4"
     assert name_of(config(out="mine"), "sft-data") == "mine"
     rows = [

@@ -67,8 +67,8 @@ def test_the_line_of_paid_calls_tells_money_speed_and_trouble() -> None:
         tokens_per_second=5210.4, limited=3, failures=2, spent=0.5, left=1.5, eta=3725.0,
     )  # fmt: skip
     assert calls_line(event) == (
-        "completions: 1,200/2,000 · 100 replayed · $0.50, $1.50 left · 31.2 req/s · 5,210 tok/s · "
-        "48 of 64 in flight · 3 × 429 · 2 failed · 1h 02m left"
+        "completions: 1,200/2,000 · ETA 1h 02m · $0.50, $1.50 left · 2 failed · 3 × 429 · 31.2 req/s · 5,210 tok/s · "
+        "48 of 64 in flight · 100 replayed"
     )
 
 

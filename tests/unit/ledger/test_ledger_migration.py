@@ -180,4 +180,15 @@ def test_an_old_reply_that_was_damaged_is_told_and_not_lost(old: Path) -> None:
     with Ledger.open(old) as ledger:
         with pytest.raises(IntegrityError, match="damaged reply"):
             ledger.known([key])
-        assert ledger.has([key]) == {key}
+        assert ledger.read(
+            lambda c: c.execute("SELECT COUNT(*) FROM response WHERE key = ?", (key,)).fetchone()
+        ) == (1,)
+
+
+def test_money_that_an_old_ledger_knows_counts(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.execute("UPDATE attempt SET cost_uusd = 7, reserved_uusd = 20")
+    with Ledger.open(old) as ledger:
+        assert ledger.spend("run-one").settled == 7 * ledger.stats("run-one").calls
+        assert ledger.spend("run-two") == Spend(settled=0, reserved=20, doubt=20)
+        assert ledger.spend().settled == ledger.spend("run-one").settled > 0

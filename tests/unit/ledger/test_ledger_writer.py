@@ -25,7 +25,7 @@ def rows(path: Path) -> list[int]:
     return found
 
 
-def insert(n: int | None) -> object:
+def insert(n: int | str | None) -> object:
     return lambda connection: connection.execute("INSERT INTO t VALUES (?)", (n,)).rowcount
 
 
@@ -38,12 +38,15 @@ def held(writer: Writer) -> tuple[threading.Event, object]:
 def test_many_writes_share_few_commits(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
     gate, _ = held(writer)
+    commits = []
     futures = [writer.submit(insert(n)) for n in range(200)]
+    writer.submit(lambda connection: connection.set_trace_callback(commits.append))
+    futures += [writer.submit(insert(n)) for n in range(200, 400)]
     gate.set()
-    assert [future.result(10) for future in futures] == [1] * 200
-    assert writer.commits <= 2 + 200 // GROUP + 1
+    assert [future.result(10) for future in futures] == [1] * 400
     writer.close()
-    assert rows(tmp_path / "db") == list(range(200))
+    assert 0 < commits.count("COMMIT") <= 200 // GROUP + 2
+    assert rows(tmp_path / "db") == list(range(400))
 
 
 def test_a_failing_commit_fails_its_whole_group_and_the_next_group_works(tmp_path: Path) -> None:
@@ -59,16 +62,26 @@ def test_a_failing_commit_fails_its_whole_group_and_the_next_group_works(tmp_pat
     assert rows(tmp_path / "db") == [4]
 
 
-def test_an_error_of_ours_concerns_one_item(tmp_path: Path) -> None:
-    def refuse(connection: sqlite3.Connection) -> None:
-        raise UsageError("no")
+FAULTS = {
+    UsageError: lambda connection: _refuse(),
+    UnicodeEncodeError: insert("\ud800"),
+    OverflowError: insert(1 << 70),
+    ValueError: lambda connection: int("x"),
+}
 
+
+def _refuse() -> None:
+    raise UsageError("no")
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_an_error_that_is_not_the_databases_concerns_one_item(tmp_path: Path, kind: type[Exception]) -> None:
     writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
     gate, _ = held(writer)
-    first, bad, last = writer.submit(insert(1)), writer.submit(refuse), writer.submit(insert(2))
+    first, bad, last = writer.submit(insert(1)), writer.submit(FAULTS[kind]), writer.submit(insert(2))
     gate.set()
     assert first.result(10) == last.result(10) == 1
-    with pytest.raises(UsageError):
+    with pytest.raises(kind):
         bad.result(10)
     writer.close()
     assert rows(tmp_path / "db") == [1, 2]
@@ -138,6 +151,48 @@ def test_close_writes_what_is_queued_and_the_writer_can_start_again(tmp_path: Pa
     assert rows(tmp_path / "db") == list(range(10))
     assert writer.submit(insert(10)).result(10) == 1
     writer.close()
+
+
+def test_nothing_is_lost_between_closing_and_the_next_write(tmp_path: Path) -> None:
+    """Writes while another thread closes: each is written by the thread that ends, or by the next one."""
+    writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
+    written = []
+
+    def write(start: int) -> None:
+        written.extend(writer.submit(insert(n)) for n in range(start, start + 100))
+
+    threads = [threading.Thread(target=write, args=(start,)) for start in (0, 100, 200)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        writer.close()
+    for thread in threads:
+        thread.join()
+    assert [future.result(10) for future in written] == [1] * 300
+    writer.close()
+    assert rows(tmp_path / "db") == list(range(300))
+
+
+def test_nothing_is_queued_after_the_end(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "db", lambda: opened(tmp_path / "db"))
+    writer.submit(insert(0)).result(10)
+    lock, closing = writer._starting, threading.Thread(target=writer.close)
+
+    class ClosedAtOnce:
+        """The writer is closed as soon as its lock is free."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *about: object) -> None:
+            lock.release()
+            if threading.current_thread() is not closing:
+                closing.start()
+                closing.join(10)
+
+    writer._starting = ClosedAtOnce()  # type: ignore[assignment]
+    assert writer.submit(insert(1)).result(10) == 1
+    assert rows(tmp_path / "db") == [0, 1]
 
 
 def test_a_connection_that_cannot_be_made_is_reported_to_each(tmp_path: Path) -> None:

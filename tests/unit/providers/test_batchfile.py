@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bulk_office import RUN, Office, OfficeProvider, jobs_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zephyrctl.artifacts import durable
@@ -177,6 +177,7 @@ def test_lines_that_bring_no_reply_are_counted_and_named(ledger, tmp_path):
     assert export_requests(ledger, tmp_path / "rest.jsonl") == 3, "they still wait"
 
 
+@settings(deadline=None)  # each example makes a ledger
 @given(
     st.lists(
         st.one_of(

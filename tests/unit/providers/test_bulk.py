@@ -213,7 +213,7 @@ def test_a_budget_makes_batches_smaller_and_is_never_crossed(ledger):
     worst = PRICE.worst(100, 10, batch=True)
     assert worst == EACH
     bench = Bench(ledger, Settings(Budget(step=5 * worst)))
-    with pytest.raises(BudgetReached, match="do not fit"):
+    with pytest.raises(BudgetReached, match="5 of 8 calls of this wave are done"):
         bench.run(jobs_of(OfficeProvider(office), 8))
     assert office.sizes == [5]
     assert len(bench.results) == 5

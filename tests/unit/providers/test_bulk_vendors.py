@@ -181,7 +181,7 @@ def test_files_are_split_by_the_limits(ledger, vendor, monkeypatch):
     with LoopbackTeacher() as teacher:
         bench = Bench(ledger)
         assert bench.run(jobs_of(provider_at(teacher, vendor), 9)) == []
-        assert [len(batch.rows) for batch in teacher.batches] == [4, 4, 1]
+        assert sorted(len(batch.rows) for batch in teacher.batches) == [1, 4, 4]
 
 
 def test_a_file_larger_than_the_server_takes_is_halved(ledger, vendor):

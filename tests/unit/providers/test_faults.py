@@ -61,15 +61,25 @@ def test_a_wrong_address_or_model_stops_everything(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"),
-    [(429, "rate_limit"), (500, "server_error"), (529, "server_error"), (408, "conflict"), (409, "conflict")],
+    ("status", "reason", "billed"),
+    [
+        (429, "rate_limit", False),
+        (500, "server_error", False),
+        (502, "server_error", False),
+        (529, "server_error", False),
+        (409, "conflict", False),
+        (408, "conflict", True),
+        (499, "conflict", True),
+        (504, "server_error", True),
+        (524, "server_error", True),
+    ],
 )
-def test_a_passing_fault_is_asked_again(status: int, reason: str) -> None:
+def test_a_passing_fault_is_asked_again(status: int, reason: str, billed: bool) -> None:
     error = fault(status, {"message": "later"}, retry_after="7", x_request_id="req-9")
     assert isinstance(error, Retryable)
     assert (error.reason, error.retry_after, error.status) == (reason, 7.0, status)
     assert error.request_id == "req-9"
-    assert not error.maybe_billed
+    assert error.maybe_billed == billed
     assert fault(status, b"<html>").retry_after is None  # type: ignore[attr-defined]
 
 
@@ -141,6 +151,20 @@ def test_a_limit_without_retry_after_ends_when_its_headers_say() -> None:
     assert isinstance(made, Retryable)
     assert made.retry_after == 360
     assert fault(429, {}, retry_after="2", **names).retry_after == 2  # type: ignore[attr-defined]
+
+
+def test_a_reset_without_an_end_is_no_time_to_wait_for() -> None:
+    made = fault(429, x_ratelimit_remaining_tokens="0", x_ratelimit_reset_tokens="9" * 400)
+    assert isinstance(made, Retryable)
+    assert made.retry_after is None
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_what_an_error_says_can_be_stored(status: int) -> None:
+    made = fault(status, {"message": "half \ud800 pair"}, x_request_id="\udcff" * 300)
+    assert isinstance(made, Retryable | Rejected)
+    assert made.request_id == "\ufffd" * 200
+    assert made.detail == f"HTTP {status}: half \ufffd pair"
 
 
 @given(st.integers(300, 599), st.binary(max_size=40) | st.just(b"[" * 100_000))

@@ -109,7 +109,7 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 6])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_calls_in_flight_arrive(tmp_path: Path, number: signal.Signals, parts: int) -> None:
     with LoopbackTeacher(latency=0.15) as teacher:
         child = start(teacher, tmp_path, parts=parts)

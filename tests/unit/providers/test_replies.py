@@ -103,15 +103,14 @@ def test_logprobs() -> None:
             "logprob": -0.5,
             "top_logprobs": [{"token": "4", "logprob": -0.5}, {"token": "5", "logprob": -1}],
         },
-        {"token": "2", "logprob": None},
-        "odd",
+        {"token": "2", "logprob": -2},
     ]
     document = chat("42")
     document["choices"][0]["logprobs"] = {"content": rows}
     read = OPENAI.read(raw(document)).logprobs
     assert read == (
         TokenLogprob("4", -0.5, (("4", -0.5), ("5", -1.0))),
-        TokenLogprob("2", float("-inf")),
+        TokenLogprob("2", -2.0),
     )
     assert OPENAI.read(raw(chat())).logprobs is None
 

@@ -16,21 +16,23 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-from zephyrctl.errors import BudgetReached, TryAgain, ZephyrError
+from zephyrctl.errors import TryAgain, ZephyrError
 from zephyrctl.events import Emit, Note
 from zephyrctl.ledger.entries import Batch, Budget, InBatch, Intent, NoRoom, Run, StoredReply
 from zephyrctl.ledger.ledger import Ledger
-from zephyrctl.money import dollars
 from zephyrctl.providers.base import Batching, BatchLine
 from zephyrctl.providers.calling.bulk_batch import Carrier, Desk, Ending
 from zephyrctl.providers.calling.bulk_open import concerning
 from zephyrctl.providers.calling.bulk_plan import by_place, halves, new_batch_id, plan
 from zephyrctl.providers.calling.job import Job, Result
+from zephyrctl.providers.calling.purse import Purse
 
 ROOM_SECONDS = 300.0
 """Until a small file that found no room in the account's queue is handed in again."""
 _SMALL = 500
-"""Requests of a file that is not made smaller for want of room in the queue."""
+"""Requests of a file that is not made smaller for want of room in the queue at once,"""
+_REFUSALS = 3
+"""but after so many refusals; a single request is asked online then."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -63,6 +65,8 @@ async def run_bulk(
     Raises BudgetReached when nothing more fits into the budget, ProviderDown after many failures in a row,
     AuthError, UsageError and the ledger's errors; open batches stay open then, too.
     """
+    for job in jobs:
+        job.batched = True
     work = _Work(ledger, run, settings, stopping, sleep)
     work.desk = Desk(ledger, emit, settle, work.nap, {job.key: job for job in jobs})
     await work.run()
@@ -107,6 +111,8 @@ class _Work:
         self._queue: deque[Sequence[Job]] = deque()
         self._tasks: dict[asyncio.Task[Ending], Batch] = {}
         self._refusal: NoRoom | None = None
+        self._unroomed: Counter[str] = Counter()
+        """How often a small file found no room, by its first key."""
         self._held = False
         """Nothing more is handed in before a batch ends."""
         self._left = 0
@@ -117,6 +123,7 @@ class _Work:
     async def run(self) -> None:
         """Work until nothing waits, or a stop. Raises what ended the work."""
         waiting = self.desk.waiting
+        self._jobs = len(waiting)
         taken: set[str] = set()
         for batch in concerning(self._ledger, waiting):
             taken.update(batch.keys)
@@ -167,14 +174,18 @@ class _Work:
         finally:
             stopper.cancel()
         if self._queue and self._refusal is not None and not self._stopping.is_set():
-            raise _budget_reached(self._refusal, sum(map(len, self._queue)))
+            settled = self._jobs - len(self.desk.waiting)
+            purse = Purse(self._ledger, self._run, self._settings.budget)
+            raise purse.reached(self._refusal, done=settled, total=self._jobs)
 
     async def _begin(self, file: Sequence[Job]) -> None:
         """Write a batch down and start to hand it in, as far as the budget goes."""
         request = file[0].request
         name = new_batch_id(datetime.now(UTC), secrets.token_hex(6))
         batch = Batch(name, request.provider, request.origin, request.model, self._run.id, "building")
-        intents = [Intent(job.request, _reserve(job)) for job in file]
+        for job in file:
+            job.bound()
+        intents = [Intent(job.request, job.reserve) for job in file]
         begun = await asyncio.wrap_future(
             self._ledger.begin_batch(batch, intents, self._run, self._settings.budget)
         )
@@ -224,13 +235,27 @@ class _Work:
         if ending.why == "queue" and (room or self._tasks):
             self._queue.appendleft(ending.again)
             self._held = not room
-        elif ending.why == "queue" and len(ending.again) <= _SMALL:
+        elif ending.why == "queue" and self._waits_for_room(ending.again):
             await self.nap(ROOM_SECONDS)
             self._queue.appendleft(ending.again)
+        elif ending.why == "queue" and len(ending.again) == 1:
+            self.desk.online(ending.again[0].key)
         elif ending.why:
             self._queue.extendleft(part for part in reversed(halves(ending.again)) if part)
         else:
             self._queue.append(ending.again)
+
+    def _waits_for_room(self, file: Sequence[Job]) -> bool:
+        """Whether a file that found no room in an empty queue of ours is handed in again as it is.
+
+        One that the queue never takes would wait for ever.
+        """
+        first = file[0].key
+        self._unroomed[first] += 1
+        waits = len(file) <= _SMALL and self._unroomed[first] < _REFUSALS
+        if not waits:
+            del self._unroomed[first]
+        return waits
 
     async def _wind_up(self) -> None:
         """Let what is being handed in or stored come to its end, within the grace; the rest stays open."""
@@ -241,9 +266,9 @@ class _Work:
         for task in late:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ours = {batch.id for batch in self._tasks.values()}
         with suppress(ZephyrError):  # what ended the work matters more
-            still = [batch for batch in self._ledger.batches() if batch.id in ours]
+            names = {batch.id for batch in self._ledger.batches(keys=False)}
+            still = [batch for batch in self._tasks.values() if batch.id in names]
             requests = sum(len(batch.keys) for batch in still)
             if still:
                 self.desk.emit(
@@ -252,19 +277,3 @@ class _Work:
                         "open at the provider and go on there; the same command picks them up"
                     )
                 )
-
-
-def _reserve(job: Job) -> int | None:
-    """The most that a request can cost in a batch, in uusd; None where its price is not known."""
-    provider = job.provider
-    return provider.price.worst(*provider.bound(job.request.body), batch=True) if provider.price else None
-
-
-def _budget_reached(refusal: NoRoom, requests: int) -> BudgetReached:
-    whose = "this step" if refusal.scope == "step" else "this project"
-    return BudgetReached(
-        f"the budget of {whose} ({dollars(refusal.limit)}) is reached: {dollars(refusal.spent)} are spent or in "
-        f"doubt, {requests:,} requests do not fit (one can cost {dollars(refusal.need)} as part of a batch)",
-        hint="give a higher --max-usd, or close the artifact from the finished rows with --accept-partial",
-        resume="run the same command again with a higher --max-usd",
-    )

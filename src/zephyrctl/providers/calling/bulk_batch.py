@@ -13,7 +13,7 @@ from zephyrctl.events import Calls, Emit, Note, Warning_
 from zephyrctl.ledger.entries import Batch, Ended, Finished
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.providers.base import Batching, BatchLine, BatchResult, BatchState, Rejected, Retryable
-from zephyrctl.providers.calling.bulk_open import HANDING_IN, close, named, other_names
+from zephyrctl.providers.calling.bulk_open import HANDING_IN, LOOK_SECONDS, close, named, other_names
 from zephyrctl.providers.calling.job import Job, Result
 from zephyrctl.redact import redact
 
@@ -23,6 +23,8 @@ LONGEST_SECONDS = 60.0
 AGAIN_SECONDS = 30.0
 """Until results that are missing from an ended batch are looked for once more."""
 _GROWTH = 1.5
+_MOST_GROWN = 12
+"""From so many tries on waits grow no further."""
 _PATIENCE = 20
 """Calls about one batch that may fail in a row before the provider counts as down."""
 _GROUP = 256
@@ -57,6 +59,7 @@ class Desk:
         """Leave a job for asking it alone."""
         job = self.waiting.pop(key, None)
         if job is not None:
+            job.batched = False
             self.left.append(job)
 
     def replay(self, keys: Sequence[str]) -> None:
@@ -140,12 +143,8 @@ class Carrier:
         return replace(batch, state="open", remote_id=remote_id)
 
     async def _submit(self, lines: Sequence[BatchLine]) -> str:
-        if self._perhaps_taken:
-            # never handed in twice without a look
-            others = other_names(self._desk.ledger)
-            found = await self._provider.batch_find(self._batch.id, self._batch.keys, others)
-            if found is not None:
-                return found
+        if self._perhaps_taken and (found := await self._looked_for()) is not None:
+            return found
         try:
             return await self._provider.batch_submit(self._batch.id, lines)
         except Rejected as error:
@@ -153,6 +152,17 @@ class Carrier:
         except Retryable as error:
             self._perhaps_taken |= error.reason != "rate_limit"
             raise
+
+    async def _looked_for(self) -> str | None:
+        """The provider's name of a batch that may be there; looked for twice, as it may be listed late."""
+        others = other_names(self._desk.ledger)
+        for look in range(2):
+            if look:
+                await self._desk.nap(LOOK_SECONDS)
+            found = await self._provider.batch_find(self._batch.id, self._batch.keys, others)
+            if found is not None:
+                return found
+        return None
 
     async def _watch(self, remote_id: str) -> BatchState:
         wait = FIRST_SECONDS
@@ -244,9 +254,10 @@ class Carrier:
                     ended.append(Ended(attempt, "error", result.reason))
                 else:
                     finished.append(self._finished(attempt, result.custom_id, result.body))
-            except Retryable as error:
-                # a line with a reply was charged, whatever is in it
-                ended.append(Ended(attempt, "in_doubt", error.reason))
+            except Exception as error:
+                # a line with a reply was charged, whatever is in it; it is not the end of the other lines
+                reason = error.reason if isinstance(error, Retryable) else "unreadable"
+                ended.append(Ended(attempt, "in_doubt", reason))
         stored = await asyncio.wrap_future(desk.ledger.finish_many(finished))
         await asyncio.wrap_future(desk.ledger.fail_many(ended))
         for one, reply in zip(finished, stored, strict=True):
@@ -258,9 +269,9 @@ class Carrier:
                 desk.online(result.custom_id)
 
     def _finished(self, attempt: int, key: str, body: bytes) -> Finished:
-        reply, price = self._job.read(body), self._job.provider.price
-        cost = price.cost(reply.tokens, batch=True) if price and reply.tokens else None
-        return Finished(attempt, key, reply, cost)
+        reply = self._job.read(body)
+        # without counts the ledger takes this attempt's own reservation
+        return Finished(attempt, key, reply, self._job.cost(reply.tokens) if reply.tokens else None)
 
     def _waiting(self) -> tuple[Job, ...]:
         waiting = self._desk.waiting
@@ -269,13 +280,15 @@ class Carrier:
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """What a call gives, tried again for as long as it may pass.
 
-        Raises ProviderDown after many failures in a row. A provider that cannot tell yet is asked without end.
+        Raises ProviderDown after many failures in a row. A provider that cannot tell yet is asked without end, ever
+        more rarely.
         """
-        failures = 0
+        failures = looks = 0
         while True:
             try:
                 return await call()
             except (Retryable, Rejected) as error:
+                looks += error.reason == "unsettled"
                 failures += error.reason != "unsettled"
                 if failures >= _PATIENCE:
                     request = self._job.request
@@ -285,6 +298,7 @@ class Carrier:
                         hint="the batch stays open there; the same command picks it up",
                         resume="run the same command again",
                     ) from None
-                own = min(LONGEST_SECONDS, FIRST_SECONDS * _GROWTH**failures)
+                tries = min(_MOST_GROWN, looks if error.reason == "unsettled" else failures)
+                own = min(LONGEST_SECONDS, FIRST_SECONDS * _GROWTH**tries)
                 asked = error.retry_after if isinstance(error, Retryable) else None
                 await self._desk.nap(max(own, min(asked or 0.0, 10 * LONGEST_SECONDS)))

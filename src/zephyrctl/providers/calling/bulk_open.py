@@ -34,7 +34,11 @@ def concerning(ledger: Ledger, keys: Container[str]) -> list[Batch]:
 
 def other_names(ledger: Ledger) -> set[str]:
     """The provider's names of all batches whose names are known, closed ones too."""
-    return {batch.remote_id for batch in ledger.batches(open_only=False) if batch.remote_id is not None}
+    return {
+        batch.remote_id
+        for batch in ledger.batches(open_only=False, keys=False)
+        if batch.remote_id is not None
+    }
 
 
 async def named(ledger: Ledger, provider: Batching, batch: Batch, find: Find, nap: Nap) -> Batch | None:
@@ -45,9 +49,11 @@ async def named(ledger: Ledger, provider: Batching, batch: Batch, find: Find, na
     """
     watch, waited, looks = Watch(), 0.0, 0
     while True:
-        now = next((b for b in ledger.batches() if b.id == batch.id), None)
-        if now is None or now.remote_id is not None:
-            return now
+        now = next((b for b in ledger.batches(keys=False) if b.id == batch.id), None)
+        if now is None:
+            return None
+        if now.remote_id is not None:
+            return replace(batch, state=now.state, remote_id=now.remote_id)
         # asked first: a process that is gone by now hands nothing in after the search
         busy = _being_handed_in(ledger, batch.id, watch) and waited < ABANDONED_SECONDS
         others = other_names(ledger)

@@ -33,8 +33,8 @@ class Caller:
     """Asks models for one step. To be used in a `with` statement, by any thread inside it.
 
     Calls go out from one event loop in a thread of its own, so connections last from wave to wave. While it is
-    open (in the main thread), a first SIGINT or SIGTERM stops new calls, gives those on the wire their grace and
-    raises Interrupted; a second one leaves at once. After any fatal error or signal it asks no more: every
+    open (in the main thread), a first SIGINT, SIGTERM or SIGHUP stops new calls, gives those on the wire their
+    grace and raises Interrupted; a second one leaves at once. After any fatal error or signal it asks no more: every
     further call raises the same error. `sleep` is there for tests.
     """
 
@@ -64,7 +64,9 @@ class Caller:
     ) -> None:
         self._open = False
         try:
-            self._board.close()
+            with self._board.interruptible():
+                self._stop.leaving = True
+                self._board.close()
         finally:
             self._stop.__exit__(kind, error, tb)
         for line in self._board.lines:

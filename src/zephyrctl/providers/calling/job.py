@@ -5,15 +5,19 @@ Who is asked, its place in the ledger, and how its bytes become an answer.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from zephyrctl.ledger.entries import Request, StoredReply
 from zephyrctl.money import Tokens
-from zephyrctl.providers.base import Answer, AnyProvider, Ask, Failure, Reading, Retryable
+from zephyrctl.providers.base import Answer, AnyProvider, Ask, Failure, Reading, Retryable, clean_text
 from zephyrctl.providers.calling.line import Line
 from zephyrctl.redact import redact
 
 Result = Answer | Failure
+
+_MOST_TOKENS = 10**12
+"""Of one reply; the sums of what replies cost stay within what a database can hold."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,9 +52,12 @@ class Job:
         return len(self.request.text)
 
     def bound(self) -> None:
-        """Work out what it can cost at most."""
-        price = self.provider.price
-        self.reserve = None if price is None else price.worst(*self.provider.bound(self.request.body))
+        """Work out what it can cost at most, as part of a batch where it is `batched`."""
+        provider = self.provider
+        self.reserve = None
+        if provider.price is not None:
+            bound = provider.bound(self.request.body)
+            self.reserve = provider.price.worst(*bound, batch=self.batched)
 
     def cost(self, tokens: Tokens | None) -> int | None:
         """What a reply costs, in uusd: the reservation where the provider did not count, None without a price."""
@@ -76,7 +83,7 @@ class Job:
 
     def answer_of(self, reading: Reading, cost: int | None, *, replayed: bool) -> Answer:
         """A reply that was read already, counted with its cost."""
-        self.line.answered(fresh=not replayed)
+        self.line.answered()
         answer = Answer(
             text=reading.text,
             outcome=reading.outcome,
@@ -98,12 +105,16 @@ class Job:
 
 
 def stored(raw: bytes, reading: Reading) -> StoredReply:
-    """A reply with what was read from it, as the ledger keeps it."""
+    """A reply with what was read from it, as the ledger can keep it: names without lone surrogates, and no token counts
+    that are beyond all measure."""
+    tokens = reading.tokens
+    if tokens is not None and max(dataclasses.astuple(tokens)) > _MOST_TOKENS:
+        tokens = None
     return StoredReply(
         raw,
         reading.outcome,
-        reading.finish_reason,
-        reading.tokens,
-        reading.served_model,
-        reading.fingerprint,
+        clean_text(reading.finish_reason),
+        tokens,
+        clean_text(reading.served_model),
+        clean_text(reading.fingerprint),
     )

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 
+from zephyrctl.events import Emit, Warning_
 from zephyrctl.providers.base import Retryable
 from zephyrctl.providers.calling.job import Job
 from zephyrctl.providers.calling.limiter import Limiter
@@ -18,6 +19,8 @@ from zephyrctl.providers.calling.settings import CallSettings
 Sleep = Callable[[float], Awaitable[None]]
 _AHEAD = 4
 """At most a quarter more calls than fit on the wire have their intent written ahead."""
+_WORTH_TELLING = 10.0
+"""Seconds of waiting that people are told of."""
 
 
 def now() -> float:
@@ -33,7 +36,14 @@ class Lane:
     """
 
     def __init__(
-        self, line: Line, settings: CallSettings, *, ceiling: int, sleep: Sleep, pump: Callable[[Lane], None]
+        self,
+        line: Line,
+        settings: CallSettings,
+        *,
+        ceiling: int,
+        emit: Emit,
+        sleep: Sleep,
+        pump: Callable[[Lane], None],
     ) -> None:
         self.line = line
         self.queue: deque[Job] = deque()
@@ -46,10 +56,14 @@ class Lane:
         """Jobs that used up their attempts while nothing was answered: their own fault, or an outage."""
         self.barren = 0
         """Refusals (429) in a row."""
+        self.closed = False
+        """Whether nobody may go any more."""
+        self._emit = emit
         self._sleep = sleep
         self._pump = pump
         self._waiters: deque[asyncio.Future[int | None]] = deque()
         self._not_before = 0.0
+        self._told = False
         self._pacing = False
         self._holds = 0
         self._wire_time = 0.0
@@ -78,11 +92,20 @@ class Lane:
 
     async def permit(self) -> int | None:
         """The right to be on the wire, as the limiter's ticket; None where a stop came first."""
+        if self.closed:
+            return None
         if not self._waiters and not self.held and self.limiter.room:
             return self.limiter.sent()
         waiter: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        return await waiter
+        ticket = await waiter
+        if ticket is not None and not self._goes_on():
+            self.limiter.troubled(ticket)  # the stop came between the permit and its use
+            return None
+        return ticket
+
+    def _goes_on(self) -> bool:
+        return not self.closed
 
     def answered(self, ticket: int) -> None:
         """Tell the limiter that a call was answered, and whether others wait to go."""
@@ -94,8 +117,9 @@ class Lane:
         while self._waiters and self.limiter.room and not self.held:
             self._waiters.popleft().set_result(self.limiter.sent())
 
-    def clear(self) -> None:
-        """Nobody goes any more."""
+    def close(self) -> None:
+        """Nobody goes any more, not even who asks for a permit later."""
+        self.closed = True
         self.queue.clear()
         while self._waiters:
             self._waiters.popleft().set_result(None)
@@ -103,14 +127,20 @@ class Lane:
             task.cancel()
 
     def hold(self, seconds: float) -> bool:
-        """Nobody goes for that long; whether that is news."""
+        """Nobody goes for that long; whether that is longer than known so far."""
         until = now() + seconds
-        if seconds <= 0 or until <= self._not_before:
+        if self.closed or seconds <= 0 or until <= self._not_before:
             return False
         started, self._not_before = not self.held, until
         if started:
             self._start(self._release(seconds))
-        return started
+        return True
+
+    def slow_down(self, seconds: float) -> None:
+        """`hold`, because the server asks for it: a long wait is told, once until it is over."""
+        if self.hold(seconds) and seconds >= _WORTH_TELLING and not self._told:
+            self._told = True
+            self._emit(Warning_(f"{self.line.model.label} asks to slow down: waiting {seconds:.0f} s"))
 
     def pause(self, seconds: float) -> None:
         """The allowance per minute is used up: look again after that time."""
@@ -137,7 +167,7 @@ class Lane:
             if self._not_before == until:
                 break
             seconds = max(0.0, self._not_before - now())
-        self._not_before = 0.0
+        self._not_before, self._told = 0.0, False
         self.wake()
         self._pump(self)
 

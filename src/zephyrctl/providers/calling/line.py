@@ -9,7 +9,8 @@ from zephyrctl.providers.base import BatchProvider, Model, Retryable
 from zephyrctl.providers.calling.tally import Tally
 from zephyrctl.redact import redact
 
-_SIGNS_OF_AN_OUTAGE = ("transport", "timeout", "server_error")
+_SIGNS_OF_AN_OUTAGE = ("transport", "timeout", "server_error", "bad_envelope", "conflict")
+"""Rubbish with status 200 is one as well: a maintenance page looks like that."""
 
 
 class Row(Protocol):
@@ -35,11 +36,9 @@ class Line:
         self._breaker = breaker
         self._answers = False
 
-    def answered(self, *, fresh: bool) -> None:
+    def answered(self) -> None:
         """A reply is there, of now or of an earlier run: the model exists."""
         self._answers = True
-        if fresh:
-            self.alive()
 
     def alive(self) -> None:
         """The server said something that only a working one says."""

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Sequence
 
 from zephyrctl.errors import Locked, TryAgain, ZephyrError
-from zephyrctl.events import Emit, Warning_
+from zephyrctl.events import Emit
 from zephyrctl.ledger.entries import Begun, InBatch, Leased, NoRoom, Run
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.providers.base import AnyProvider, Closable, Rejected, Retryable
@@ -25,7 +25,6 @@ from zephyrctl.providers.calling.sending import NotSent, Sender, Stopped
 from zephyrctl.providers.calling.settings import CallSettings
 from zephyrctl.providers.calling.wave import Wave
 
-_WORTH_TELLING = 10.0
 _LOOK_AGAIN = 0.25
 _LOOK_SELDOM = 5.0
 _BEAT = 0.5
@@ -87,6 +86,12 @@ class Engine:
         """Jobs of a wave; one that another wave waits for already is sent once."""
         if self.over is not None:
             return
+        try:
+            self._add(wave, jobs)
+        except Exception as error:  # nobody else would hear of it, and the wave would wait for ever
+            self.stop(error)
+
+    def _add(self, wave: Wave, jobs: Sequence[Job]) -> None:
         lanes: dict[int, Lane] = {}
         for job in jobs:
             wave.add()
@@ -120,6 +125,8 @@ class Engine:
             # A fault of ours must not hide behind an outage that happened at the same time.
             self.over = error
         self.stopping.set()
+        for lane in self._lanes.values():  # now: a call whose intent arrives in this very moment must not go
+            lane.close()
         if grace == 0:
             self._hurry.set()
         if self._winding is None:
@@ -144,9 +151,7 @@ class Engine:
                     await provider.aclose()
 
     async def _wind_down(self, grace: float) -> None:
-        for lane in self._lanes.values():
-            lane.clear()
-        for task in [*self._naps, *([self._watch] if self._watch else [])]:
+        for task in [*self._naps, *([self._watch] if self._watch else []), *self._sender.starting]:
             task.cancel()
         if self._calls and not self._hurry.is_set():
             hurry = asyncio.ensure_future(self._hurry.wait())
@@ -154,12 +159,12 @@ class Engine:
             await asyncio.wait({hurry, everything}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
             everything.cancel()
-        for task, job in list(self._calls.items()):
-            if job.on_wire:
-                task.cancel()
-        if self._calls:
+        while self._calls:
             # What is on its way to the disk gets there: that takes moments, or fails.
-            await asyncio.wait(set(self._calls))
+            for task, job in list(self._calls.items()):
+                if job.on_wire:
+                    task.cancel()
+            await asyncio.wait(set(self._calls), timeout=_LOOK_AGAIN)
         await self.post.drain()
         assert self.over is not None
         self._jobs.clear()
@@ -173,7 +178,12 @@ class Engine:
         lane = self._lanes.get(id(line))
         if lane is None:
             lane = self._lanes[id(line)] = Lane(
-                line, self._settings, ceiling=self._ceiling, sleep=self._sleep, pump=self._pump
+                line,
+                self._settings,
+                ceiling=self._ceiling,
+                emit=self._emit,
+                sleep=self._sleep,
+                pump=self._pump,
             )
         return lane
 
@@ -274,8 +284,8 @@ class Engine:
         job.waited += wait
         if job.waited > retry.max_wait:
             raise line.down(error, f"asks to wait longer than {retry.max_wait:g} s in all")
-        if hold and lane.hold(hold) and hold >= _WORTH_TELLING:
-            self._emit(Warning_(f"{line.model.label} asks to slow down: waiting {hold:.0f} s"))
+        if hold:
+            lane.slow_down(hold)
         return wait
 
     def _exhausted(self, job: Job, lane: Lane, error: Retryable) -> None:
@@ -342,15 +352,18 @@ class Engine:
 
     async def _look_again(self) -> None:
         """What is reserved belongs to other processes: see in a second whether they freed some of it."""
-        while not self._calls and self._jobs and self.over is None:
-            await self._sleep(1.0)
-            self._dry += 1.0
-            if self._dry > self._settings.retry.max_wait and self._tight:
-                self.stop(self._budget_reached(self._tight))
-                return
-            self._turns = 1
-            for lane in self._lanes.values():
-                self._pump(lane)
+        try:
+            while not self._calls and self._jobs and self.over is None:
+                await self._sleep(1.0)
+                self._dry += 1.0
+                if self._dry > self._settings.retry.max_wait and self._tight:
+                    self.stop(self._budget_reached(self._tight))
+                    return
+                self._turns = 1
+                for lane in self._lanes.values():
+                    self._pump(lane)
+        except Exception as error:
+            self.stop(error)
 
     def _budget_reached(self, no_room: NoRoom) -> ZephyrError:
         done = sum(wave.meter.done for wave in self._waves)

@@ -11,6 +11,8 @@ from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.money import UUSD, dollars
 from zephyrctl.providers.base import Model
 
+_CLOSE = "; --accept-partial closes the artifact from the rows that are finished"
+
 
 class Purse:
     """Money of one run: what the ledger says at the beginning, and what was paid since. Amounts in uusd."""
@@ -59,8 +61,11 @@ class Purse:
             rests.append(self.budget.project - self._project.spent - self._paid)
         return max(0, min(rests)) if rests else None
 
-    def reached(self, no_room: NoRoom, *, done: int, total: int) -> BudgetReached:
-        """The error for a reservation that can never fit; `done` of `total` asks of this wave are settled."""
+    def reached(self, no_room: NoRoom, *, done: int, total: int) -> BudgetReached | UsageError:
+        """The error for a reservation that can never fit; `done` of `total` asks of this wave are settled.
+
+        A UsageError where nobody agreed to any limit: then consent is missing, not money.
+        """
         spend = self._ledger.spend(self._run.id if no_room.scope == "step" else None)
         limit = no_room.limit
         whose = "this step" if no_room.scope == "step" else "the project"
@@ -69,21 +74,33 @@ class Purse:
             f"the budget of {whose} is used up: {dollars(spend.spent)} of {dollars(limit)} spent{doubt}, and the "
             f"next call may cost {dollars(no_room.need)}; {done} of {total} calls of this wave are done"
         )
-        more = enough(spend.spent, no_room, done=done, total=total)
-        where = f"--max-usd {more}" if no_room.scope == "step" else f"max_usd: {more} in zephyrctl.yaml"
+        more = enough(spend.spent, no_room, done=done, total=total, parts=self.budget.parts)
+        if no_room.scope == "step" and not self.budget.agreed:
+            return UsageError(
+                f"{dollars(spend.spent)} is spent{doubt}, and more than {dollars(limit)} needs your consent; {done} of "
+                f"{total} calls of this wave are done",
+                hint=f"--max-usd {more} or --yes goes on from here and pays nothing twice",
+            )
+        if self.budget.parts > 1:
+            message += f"; the limits are shared by {self.budget.parts} parts"
+        where = (
+            f"--max-usd {more}"
+            if no_room.scope == "step"
+            else f"a max_usd of {more} for the project (zephyrctl.yaml or ZEPHYRCTL_MAX_USD)"
+        )
         return BudgetReached(
             message,
-            hint=f"{where} goes on from here and pays nothing twice; --accept-partial closes the artifact from "
-            "the rows that are finished",
+            hint=f"{where} goes on from here and pays nothing twice"
+            + (_CLOSE if self.budget.closable else ""),
             resume="run the same command again with a higher limit",
         )
 
 
-def enough(spent: int, no_room: NoRoom, *, done: int, total: int) -> str:
-    """A limit in dollars that lets the rest of a wave through, rounded up to two digits."""
+def enough(spent: int, no_room: NoRoom, *, done: int, total: int, parts: int = 1) -> str:
+    """A limit in dollars, for all parts together, that lets the rest of a wave through, rounded up to two digits."""
     rest = max(1, total - done)
     each = spent / done if done else no_room.need
-    wanted = max(no_room.limit * 1.2, spent + 1.3 * rest * each + no_room.need) / UUSD
+    wanted = max(no_room.limit * 1.2, spent + 1.3 * rest * each + no_room.need) * parts / UUSD
     digits = 1 - math.floor(math.log10(wanted)) if wanted > 0 else 2
     rounded = math.ceil(round(wanted * 10**digits, 6)) / 10**digits
     return f"{rounded:.{max(0, digits)}f}" if rounded < 100 else f"{rounded:.0f}"

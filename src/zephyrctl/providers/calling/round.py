@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zephyrctl.errors import StageRejected
-from zephyrctl.events import Note
 from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Ask, Batching, BatchProvider, Failure
 from zephyrctl.providers.calling.batching import run_batches
 from zephyrctl.providers.calling.job import Job, Result
@@ -25,6 +24,7 @@ class Asking:
 
     def __init__(self, board: Switchboard, task: str, pairs: Sequence[tuple[AnyProvider, Ask]]) -> None:
         self._board = board
+        board.purse.open()
         self._task = task
         self._pairs = pairs
         self._providers = {id(provider): provider for provider, _ in pairs}.values()
@@ -173,27 +173,41 @@ class Asking:
     # --- in bulk ---
 
     def _in_bulk(self, jobs: list[Job]) -> list[Job]:
-        """Jobs whose provider takes batches are answered so; the others come back."""
+        """Jobs whose provider takes batches are answered so; the others come back.
+
+        A few jobs are not worth up to a day of waiting: not in mode `auto`, and in mode `batch` not once a batch was
+        made (what follows are questions asked again).
+        """
         board = self._board
         able = [job for job in jobs if isinstance(job.provider, Batching)]
         rest = [job for job in jobs if not isinstance(job.provider, Batching)]
-        if board.settings.mode == "auto" and able and not self._handed_in(able):
-            size = max(1, min(_PROBE, int(_PROBE_SHARE * len(able))))
-            probe, able = able[:size], able[size:]
-            self._probe(probe)
-            if len(able) < _WORTH_A_BATCH:
+        auto = board.settings.mode == "auto"
+        if rest and not auto:
+            board.asked_online(job.provider for job in rest)
+        if able and not self._handed_in(able):
+            if auto:
+                able = self._probed(able)
+            if len(able) < _WORTH_A_BATCH and (auto or board.batched):
                 return [*rest, *able]
         if not able:
-            if board.settings.mode == "batch":
-                names = ", ".join(sorted({job.provider.label for job in rest}))
-                board.emit(Note(f"{names}: no batch API, so it is asked online"))
             return rest
+        board.batched = True
         for job in able:
             job.batched = True
         left = self._bulk(able)
         for job in left:
             job.batched = False
         return [*rest, *left]
+
+    def _probed(self, jobs: list[Job]) -> list[Job]:
+        """The jobs that are left once a few were tried online; each model is tried once."""
+        labels = {job.provider.label for job in jobs} - self._board.probed
+        fresh = [job for job in jobs if job.provider.label in labels]
+        probe = fresh[: max(1, min(_PROBE, int(_PROBE_SHARE * len(fresh))))] if fresh else []
+        if probe:
+            self._probe(probe)
+            self._board.probed |= labels
+        return [job for job in jobs if job.key not in self._results]
 
     def _handed_in(self, jobs: list[Job]) -> bool:
         """Whether an earlier process has put some of them into a batch: then the probe was made."""

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """While it is open, the first SIGINT or SIGTERM sets `number` and calls `on_stop(False)`.
+    """While it is open, the first SIGINT, SIGTERM or SIGHUP sets `number` and calls `on_stop(False)`.
 
-    Each further one calls `on_stop(True)`, for an end at once, and raises KeyboardInterrupt. Signals that the
-    process ignores stay ignored. Outside the main thread, where Python delivers none, nothing happens. Handlers
-    are put back on leaving.
+    Each further one calls `on_stop(True)`, for an end at once, and, unless `leaving` is set, raises
+    KeyboardInterrupt. Signals that the process ignores stay ignored. Outside the main thread, where Python
+    delivers none, nothing happens. Handlers are put back on leaving.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.leaving = False
+        """Whether the end has come anyway: then nothing is left to interrupt."""
         self.on_stop: Callable[[bool], object] | None = None
         self._before: dict[int, Any] = {}
 
@@ -50,5 +52,5 @@ class Stop:
         self.number = self.number or number
         if self.on_stop is not None:
             self.on_stop(again)
-        if again:
-            raise KeyboardInterrupt
+        if again and not self.leaving:
+            raise KeyboardInterrupt(self.number)

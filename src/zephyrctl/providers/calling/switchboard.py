@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from zephyrctl.errors import Interrupted, UsageError
@@ -29,6 +30,7 @@ Place = tuple[str, str, str]
 _REDRAW = 1000
 """Draws of one set; another set begins that many further on."""
 _LEAVE_SECONDS = 5.0
+_LOOK_SECONDS = 0.25
 
 
 class Switchboard:
@@ -52,8 +54,13 @@ class Switchboard:
         self._thread: LoopThread | None = None
         self._engine: Engine | None = None
         self._over: BaseException | None = None
+        self._hurried = False
         self._recovered = False
         self._told: dict[Place, list[str]] = {}
+        self.probed: set[str] = set()
+        """The models of which a few rows were tried before a batch."""
+        self.batched = False
+        """Whether a batch was made."""
 
     @property
     def lines(self) -> list[Line]:
@@ -127,8 +134,7 @@ class Switchboard:
                 )
             )
         if self.settings.in_doubt == "stop":
-            doubts = self.ledger.in_doubt(self.run.id).values()
-            calls, uusd = sum(c for c, _ in doubts), sum(u for _, u in doubts)
+            calls, uusd = self.ledger.unanswered_doubt(self.run.id)
             if calls:
                 error = UsageError(
                     f"{calls} calls of this step may have been billed without a reply ({dollars(uusd)} at most), and "
@@ -139,10 +145,14 @@ class Switchboard:
                 raise error
 
     def close(self) -> None:
-        """End the event loop; connections are let go."""
-        if self._thread is not None and self._engine is not None:
-            self._thread.run(self._engine.close())
+        """End the event loop; connections are let go. After a second signal that takes seconds at most."""
+        if self._thread is None or self._engine is None:
+            return
+        closing = asyncio.run_coroutine_threadsafe(self._engine.close(), self._thread.loop)
+        self._wait(closing)
+        if closing.done():
             self._thread.close()
+            closing.result()
 
     def signalled(self, hurry: bool) -> None:
         """A signal asks to stop: what is on the wire gets its grace, or none in a hurry."""
@@ -152,6 +162,8 @@ class Switchboard:
         """Begin nothing more and let every wave end with the error, or with an earlier one."""
         if self._over is None:
             self._over = error
+        if grace == 0.0:
+            self._hurried = True
         if self._thread is not None and self._engine is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 self._thread.loop.call_soon_threadsafe(self._engine.stop, error, grace)
@@ -167,8 +179,8 @@ class Switchboard:
                 self.give_up(Interrupted(number), 0.0)
             if self._thread is not None and self._engine is not None:
                 ended = asyncio.run_coroutine_threadsafe(self._engine.ended(), self._thread.loop)
-                with contextlib.suppress(TimeoutError):
-                    ended.result(_LEAVE_SECONDS)
+                with contextlib.suppress(KeyboardInterrupt):  # a third signal
+                    self._wait(ended)
             raise Interrupted(number) from None
 
     def tell(self, provider: Model) -> None:
@@ -178,13 +190,29 @@ class Switchboard:
             f"{provider.label} does not take this setting, so it is left out: {name}"
             for name in provider.dropped
         ]
-        told = self._told.setdefault((provider.kind, provider.label, provider.origin), [])
         for sentence in said:
-            if sentence not in told:
-                told.append(sentence)
-                self.emit(Note(sentence))
+            self._say_once(provider, sentence)
+
+    def asked_online(self, providers: Iterable[AnyProvider]) -> None:
+        """Say once for each of these models that batches were wanted and it has none."""
+        for provider in providers:
+            self._say_once(provider, f"{provider.label}: no batch API, so it is asked online")
 
     # --- inside ---
+
+    def _wait(self, work: Future[None]) -> None:
+        """Until it is done, or, once there is no time any more, for some seconds."""
+        left = _LEAVE_SECONDS
+        while not work.done() and left > 0:
+            wait([work], timeout=_LOOK_SECONDS)
+            if self._hurried:
+                left -= _LOOK_SECONDS
+
+    def _say_once(self, provider: Model, sentence: str) -> None:
+        told = self._told.setdefault((provider.kind, provider.label, provider.origin), [])
+        if sentence not in told:
+            told.append(sentence)
+            self.emit(Note(sentence))
 
     async def _make_engine(self) -> Engine:
         return Engine(

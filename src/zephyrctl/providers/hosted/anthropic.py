@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from zephyrctl.money import Tokens
-from zephyrctl.providers.base import Ask, Reading, Retryable, clean_text, count, json_object, outcome_of
-from zephyrctl.providers.hosted.openai import detail
+from zephyrctl.providers.base import (
+    Ask,
+    Reading,
+    Retryable,
+    count,
+    json_object,
+    name_of,
+    outcome_of,
+    text_of,
+)
+from zephyrctl.providers.hosted.faults import check_end, check_error
+from zephyrctl.providers.hosted.openai import detail, tokens_of
 from zephyrctl.providers.hosted.provider import HostedProvider, chat_messages
 from zephyrctl.providers.hosted.reasoning import split_thinking
 
 _VERSION = "2026-10-21"
 """The version of the API that the SDK asks for, and that its types describe."""
 _CUT = ("max_tokens", "model_context_window_exceeded")
+_OPEN = ("", "pause_turn")
+"""Stop reasons that leave open whether there is more to come; what is there counts as cut."""
 
 
 class AnthropicProvider(HostedProvider):
@@ -51,30 +62,35 @@ class AnthropicProvider(HostedProvider):
         return body
 
     def read(self, raw: bytes) -> Reading:
-        """A message. Raises Retryable("bad_envelope") where there is no list of content blocks."""
+        """A message.
+
+        Raises Retryable: `bad_envelope` where there is no list of content blocks, no answer in it or a call of a
+        tool, `server_error` where the reply tells of an error.
+        """
         document = json_object(raw)
+        check_error(document)
         blocks = document.get("content")
         if not isinstance(blocks, list):
             raise Retryable("bad_envelope", "the reply holds no content", maybe_billed=True)
         known = [block for block in blocks if isinstance(block, dict)]
-        written = "".join(str(b.get("text") or "") for b in known if b.get("type") == "text")
-        thought, text = split_thinking(clean_text(written))
-        apart = "".join(str(b.get("thinking") or "") for b in known if b.get("type") == "thinking")
+        thought, text = split_thinking(text_of(*(b.get("text") for b in known if b.get("type") == "text")))
+        apart = text_of(*(b.get("thinking") for b in known if b.get("type") == "thinking"))
         thinking = any(b.get("type") in ("thinking", "redacted_thinking") for b in known)
-        finish = str(document.get("stop_reason") or "")
+        finish = name_of(document.get("stop_reason"))
+        check_end(finish, text, told=finish not in _OPEN)
         tokens = _tokens(document.get("usage"))
         return Reading(
             text=text,
             outcome=outcome_of(
                 text,
                 refused=finish == "refusal",
-                cut=finish in _CUT,
+                cut=finish in _CUT or finish in _OPEN,
                 reasoned=thinking or bool(thought) or bool(tokens and tokens.reasoning),
             ),
             finish_reason=finish,
-            served_model=str(document.get("model") or ""),
+            served_model=name_of(document.get("model")),
             tokens=tokens,
-            reasoning=clean_text(apart) or thought,
+            reasoning=apart or thought,
         )
 
     def _headers(self, key: str | None) -> dict[str, str]:
@@ -83,17 +99,15 @@ class AnthropicProvider(HostedProvider):
 
 def _tokens(usage: object) -> Tokens | None:
     """Tokens read from or written to the prompt cache are not part of `input_tokens` there; here they are."""
-    if not isinstance(usage, dict):
+    found = tokens_of(usage, "input_tokens", "output_tokens")
+    if found is None or not isinstance(usage, dict):
         return None
-    cached, written = _cache(usage)
+    cached = count(usage.get("cache_read_input_tokens"))
+    written = count(usage.get("cache_creation_input_tokens"))
     return Tokens(
-        count(usage.get("input_tokens")) + cached + written,
-        count(usage.get("output_tokens")),
+        found.prompt + cached + written,
+        found.completion,
         cached=cached,
         cache_write=written,
         reasoning=detail(usage, "output_tokens_details", "thinking_tokens"),
     )
-
-
-def _cache(usage: Mapping[str, Any]) -> tuple[int, int]:
-    return count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from zephyrctl.errors import AuthError, UsageError
-from zephyrctl.providers.base import Rejected, Retryable
+from zephyrctl.providers.base import Rejected, Retryable, clean_text, name_of
 from zephyrctl.providers.calling.retry import retry_after
 from zephyrctl.providers.hosted.ratelimits import rest_of
 from zephyrctl.providers.hosted.transport import Reply
@@ -42,6 +43,13 @@ FIELDS = {
     "thinking": "effort",
 }
 """Which setting a field of a request body carries."""
+_TIMED_OUT = (408, 499, 504, 524)
+"""Somebody on the way gave up waiting, while the model may still be at work."""
+_BROKEN_OFF = {
+    *("error", "abort", "failed", "in_progress", "cancelled", "queued"),
+    "insufficient_system_resource",
+}
+_TOOL_CALLS = {"tool_calls", "function_call", "tool_use"}
 _REFUSED_CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
 _REFUSED_WORDS = re.compile(
     r"unsupported|not supported|does(?: not|n't) support|deprecated|not permitted|cannot both|unrecognized"
@@ -73,12 +81,19 @@ def fault_of(reply: Reply, *, label: str, origin: str, key_variable: str | None)
     if 300 <= status < 400:
         return UsageError(f"{label}: {origin} redirects elsewhere, and redirects are not followed")
     request_id = request_id_of(headers)
-    if status == 429 or status >= 500 or status in (408, 409, 425):
+    if status == 429 or status >= 500 or status in (408, 409, 425, 499):
         reason = "rate_limit" if status == 429 else "server_error" if status >= 500 else "conflict"
         wait = retry_after(headers)
         if wait is None and status == 429:
             wait = rest_of(headers)
-        return Retryable(reason, detail, retry_after=wait, status=status, request_id=request_id)
+        return Retryable(
+            reason,
+            detail,
+            retry_after=wait,
+            status=status,
+            request_id=request_id,
+            maybe_billed=status in _TIMED_OUT,
+        )
     setting = refused_setting(codes, param, said) if status in (400, 422) else None
     if setting:
         return UsageError(
@@ -106,7 +121,29 @@ def _mended(setting: str) -> str:
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
     """What the endpoint calls the request, for questions to its support."""
-    return headers.get("x-request-id") or headers.get("request-id")
+    return name_of(headers.get("x-request-id") or headers.get("request-id")) or None
+
+
+def check_error(part: Mapping[str, Any]) -> None:
+    """Raises Retryable("server_error") where a reply, or a part of it, tells of an error: its text is half."""
+    error = part.get("error")
+    if error:
+        said = _short(error.get("message") if isinstance(error, dict) else error)
+        detail = "the reply tells of an error" + (f": {said}" if said else "")
+        raise Retryable("server_error", detail, maybe_billed=True)
+
+
+def check_end(reason: str, text: str, *, told: bool) -> None:
+    """Raises Retryable where `reason`, why the reply ends, shows that it is no answer.
+
+    `told` = the reason is one that explains a reply without `text`.
+    """
+    if reason in _BROKEN_OFF:
+        raise Retryable("server_error", f"the reply was broken off ({reason})", maybe_billed=True)
+    if reason in _TOOL_CALLS:
+        raise Retryable("bad_envelope", "the reply calls a tool, and none was offered", maybe_billed=True)
+    if not told and not text.strip():
+        raise Retryable("bad_envelope", "the reply holds no text and does not say why", maybe_billed=True)
 
 
 def error_fields(raw: bytes) -> tuple[set[str], str, str]:
@@ -128,8 +165,11 @@ def error_fields(raw: bytes) -> tuple[set[str], str, str]:
         place = text[0].get("loc")
         param = ".".join(map(str, place[1:])) if isinstance(place, list) else None
         text = f"{param}: {text[0].get('msg')}"
-    said = redact(" ".join(text.split()))[:300] if isinstance(text, str) else ""
-    return codes, param if isinstance(param, str) else "", said
+    return codes, param if isinstance(param, str) else "", _short(text)
+
+
+def _short(text: object) -> str:
+    return redact(clean_text(" ".join(text.split())))[:300] if isinstance(text, str) else ""
 
 
 def refused_setting(codes: set[str], param: str, said: str) -> str | None:

@@ -68,7 +68,7 @@ class Fit:
             refused["schema"] = ask.schema.name
         for setting, value in refused.items():
             if setting not in self.may_drop:
-                raise _refusal(model, setting, value, accepts)
+                raise _refusal(model, setting, value, accepts, self.may_drop)
         return Fitted(
             max_tokens=sampling.max_tokens,
             temperature=temperature,
@@ -101,8 +101,8 @@ def _nucleus(
     return (None, top_p) if temperature == 1.0 and top_p != 1.0 else (temperature, None)
 
 
-def _refusal(model: str, setting: str, value: Any, accepts: Accepts) -> UsageError:
-    drop = f"leave it out with --set may_drop=[{setting}]"
+def _refusal(model: str, setting: str, value: Any, accepts: Accepts, allowed: frozenset[str]) -> UsageError:
+    drop = f"leave it out with --set may_drop=[{', '.join(sorted({*allowed, setting}))}]"
     if setting == "effort" and accepts.efforts:
         return UsageError(
             f"{model} does not take effort={value}", hint=f"it takes {', '.join(accepts.efforts)}; or {drop}"

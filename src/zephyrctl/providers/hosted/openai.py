@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zephyrctl.money import Tokens
@@ -11,13 +12,18 @@ from zephyrctl.providers.base import (
     Reading,
     Retryable,
     TokenLogprob,
-    clean_text,
     count,
+    counted,
     json_object,
+    name_of,
     outcome_of,
+    text_of,
 )
+from zephyrctl.providers.hosted.faults import check_end, check_error
 from zephyrctl.providers.hosted.provider import HostedProvider, chat_messages
 from zephyrctl.providers.hosted.reasoning import split_thinking
+
+_CUT = ("length", "model_length")
 
 
 class OpenAIProvider(HostedProvider):
@@ -56,54 +62,67 @@ class OpenAIProvider(HostedProvider):
         return body
 
     def read(self, raw: bytes) -> Reading:
-        """A chat completion. Raises Retryable("bad_envelope") where there is no choice with a message."""
+        """A chat completion.
+
+        Raises Retryable: `bad_envelope` where there is no choice with a message, no answer in it or a call of a
+        tool, `server_error` where the reply tells of an error. Some servers give no finish reason.
+        """
         document = json_object(raw)
+        check_error(document)
         choices = document.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             raise Retryable("bad_envelope", "the reply holds no choice with a message", maybe_billed=True)
-        finish = str(choice.get("finish_reason") or "")
+        check_error(choice)
+        finish = name_of(choice.get("finish_reason"))
         refusal = message.get("refusal")
-        thought, text = split_thinking(clean_text(_content(message.get("content"))))
+        thought, text = split_thinking(_content(message.get("content")))
         apart = message.get("reasoning_content") or message.get("reasoning")
-        reasoning = clean_text(apart) if isinstance(apart, str) else thought
-        if not text and isinstance(refusal, str):
-            text = clean_text(refusal)
-        tokens = _tokens(document.get("usage"))
+        reasoning = text_of(apart) if isinstance(apart, str) else thought
+        text = text or text_of(refusal)
+        check_end(finish, text, told=bool(finish))
+        tokens = tokens_of(document.get("usage"), "prompt_tokens", "completion_tokens")
         return Reading(
             text=text,
             outcome=outcome_of(
                 text,
                 refused=bool(refusal),
                 filtered=finish == "content_filter",
-                cut=finish == "length",
+                cut=finish in _CUT,
                 reasoned=bool(reasoning) or bool(tokens and tokens.reasoning),
             ),
             finish_reason=finish,
-            served_model=str(document.get("model") or ""),
+            served_model=name_of(document.get("model")),
             tokens=tokens,
             reasoning=reasoning,
             logprobs=_logprobs(choice.get("logprobs")),
-            fingerprint=str(document.get("system_fingerprint") or ""),
+            fingerprint=name_of(document.get("system_fingerprint")),
         )
 
 
 def _content(content: object) -> str:
     if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        return text_of(*(part.get("text") for part in content if isinstance(part, dict)))
+    return text_of(content)
 
 
-def _tokens(usage: object) -> Tokens | None:
+def tokens_of(usage: object, sent: str, made: str) -> Tokens | None:
+    """The counts of a usage object whose fields for input and output are `sent` and `made`.
+
+    None unless both are there: half a count would be a cost that is too low.
+    """
     if not isinstance(usage, dict):
         return None
+    prompt, completion = counted(usage.get(sent)), counted(usage.get(made))
+    if prompt is None or completion is None:
+        return None
     return Tokens(
-        count(usage.get("prompt_tokens")),
-        count(usage.get("completion_tokens")),
-        cached=detail(usage, "prompt_tokens_details", "cached_tokens"),
-        cache_write=detail(usage, "prompt_tokens_details", "cache_write_tokens"),
-        reasoning=detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        prompt,
+        completion,
+        cached=detail(usage, f"{sent}_details", "cached_tokens"),
+        cache_write=detail(usage, f"{sent}_details", "cache_write_tokens"),
+        reasoning=detail(usage, f"{made}_details", "reasoning_tokens"),
     )
 
 
@@ -115,19 +134,31 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
 
 def _logprobs(value: object) -> tuple[TokenLogprob, ...] | None:
     rows = value.get("content") if isinstance(value, dict) else None
-    if not isinstance(rows, list):
+    return logprobs_of(rows) if isinstance(rows, list) else None
+
+
+def logprobs_of(rows: Sequence[object]) -> tuple[TokenLogprob, ...] | None:
+    """The tokens of an answer with their alternatives, as OpenAI's APIs report them.
+
+    None where one of them has no finite number: a list with a gap could pass for the whole answer.
+    """
+    try:
+        return tuple(_token_logprob(row) for row in rows)
+    except (ValueError, OverflowError):
         return None
-    return tuple(token_logprob(row) for row in rows if isinstance(row, dict))
 
 
-def token_logprob(row: Mapping[str, Any]) -> TokenLogprob:
-    """One token of an answer with its alternatives, as OpenAI's APIs report it."""
-    top = row.get("top_logprobs")
-    alternatives = tuple(_pair(r) for r in top if isinstance(r, dict)) if isinstance(top, list) else ()
-    return TokenLogprob(*_pair(row), alternatives)
+def _token_logprob(row: object) -> TokenLogprob:
+    token, logprob = _pair(row)
+    top = row.get("top_logprobs") if isinstance(row, dict) else None
+    return TokenLogprob(token, logprob, tuple(_pair(one) for one in top) if isinstance(top, list) else ())
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, float]:
-    value = row.get("logprob")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return clean_text(str(row.get("token") or "")), float(value) if number else float("-inf")  # type: ignore[arg-type]
+def _pair(row: object) -> tuple[str, float]:
+    """A token and its number. Raises ValueError or OverflowError where that is not finite."""
+    value = row.get("logprob") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("no log-probability")
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    return text_of(row.get("token")), float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ def rest_of(headers: Mapping[str, str], *, now: datetime | None = None) -> float
     if spent:
         start = _date(headers.get("date")) or now or datetime.now(UTC)
         waits += [_until(headers.get(f"anthropic-ratelimit-{w}-reset"), start) for w in spent]
-    return max((wait for wait in waits if wait is not None), default=None)
+    return max((wait for wait in waits if wait is not None and math.isfinite(wait)), default=None)
 
 
 def _none_left(text: str | None) -> bool:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from zephyrctl.money import Tokens
 from zephyrctl.providers.base import (
     Ask,
     Reading,
     Retryable,
     TokenLogprob,
-    clean_text,
-    count,
     json_object,
+    name_of,
     outcome_of,
+    text_of,
 )
-from zephyrctl.providers.hosted.openai import detail, token_logprob
+from zephyrctl.providers.hosted.faults import check_end, check_error
+from zephyrctl.providers.hosted.openai import logprobs_of, tokens_of
 from zephyrctl.providers.hosted.provider import HostedProvider, chat_messages
 from zephyrctl.providers.hosted.reasoning import split_thinking
+
+_ENDS = ("completed", "max_output_tokens", "content_filter")
+"""Why a response ends. With another reason, or none, it is taken as cut."""
+_TOOL_CALLS = ("function_call", "custom_tool_call")
 
 
 class ResponsesProvider(HostedProvider):
@@ -56,35 +60,40 @@ class ResponsesProvider(HostedProvider):
         return body
 
     def read(self, raw: bytes) -> Reading:
-        """A response. Raises Retryable("bad_envelope") where there is no list of output items, and
-        Retryable("server_error") where the model itself failed."""
+        """A response.
+
+        Raises Retryable: `bad_envelope` where there is no list of output items, no answer in it or a call of a
+        tool, `server_error` where the model itself failed or is not ready.
+        """
         document = json_object(raw)
+        check_error(document)
         items = document.get("output")
         if not isinstance(items, list):
             raise Retryable("bad_envelope", "the reply holds no output", maybe_billed=True)
-        status = str(document.get("status") or "")
-        if status in ("failed", "cancelled"):
-            raise Retryable("server_error", f"the response is {status}", maybe_billed=True)
+        status = name_of(document.get("status"))
+        called = [i for i in items if isinstance(i, dict) and i.get("type") in _TOOL_CALLS]
         parts = list(_parts(items, "message", "content"))
-        written = clean_text("".join(_text(p) for p in parts if p.get("type") == "output_text"))
-        refusal = "".join(str(p.get("refusal") or "") for p in parts if p.get("type") == "refusal")
+        written = text_of(*(p.get("text") for p in parts if p.get("type") == "output_text"))
+        refusal = text_of(*(p.get("refusal") for p in parts if p.get("type") == "refusal"))
         thought, text = split_thinking(written)
-        apart = [_text(p) for group in ("content", "summary") for p in _parts(items, "reasoning", group)]
-        reasoning = clean_text("\n\n".join(part for part in apart if part)) or thought
+        groups = ("content", "summary")
+        apart = [text_of(p.get("text")) for group in groups for p in _parts(items, "reasoning", group)]
+        reasoning = "\n\n".join(part for part in apart if part) or thought
         why = document.get("incomplete_details")
-        finish = str(why.get("reason") or status) if isinstance(why, dict) else status
-        tokens = _tokens(document.get("usage"))
+        finish = name_of(why.get("reason") if isinstance(why, dict) else None) or status
+        check_end("function_call" if called else status, text or refusal, told=finish in _ENDS)
+        tokens = tokens_of(document.get("usage"), "input_tokens", "output_tokens")
         return Reading(
-            text=text or clean_text(refusal),
+            text=text or refusal,
             outcome=outcome_of(
                 text,
                 refused=bool(refusal),
                 filtered=finish == "content_filter",
-                cut=finish == "max_output_tokens",
+                cut=finish != "completed",
                 reasoned=bool(reasoning) or bool(tokens and tokens.reasoning),
             ),
             finish_reason=finish,
-            served_model=str(document.get("model") or ""),
+            served_model=name_of(document.get("model")),
             tokens=tokens,
             reasoning=reasoning,
             logprobs=_logprobs(parts),
@@ -97,23 +106,7 @@ def _parts(items: list[Any], kind: str, group: str) -> Iterator[dict[str, Any]]:
             yield from (part for part in item[group] if isinstance(part, dict))
 
 
-def _text(part: dict[str, Any]) -> str:
-    return str(part.get("text") or "")
-
-
-def _tokens(usage: object) -> Tokens | None:
-    if not isinstance(usage, dict):
-        return None
-    return Tokens(
-        count(usage.get("input_tokens")),
-        count(usage.get("output_tokens")),
-        cached=detail(usage, "input_tokens_details", "cached_tokens"),
-        cache_write=detail(usage, "input_tokens_details", "cache_write_tokens"),
-        reasoning=detail(usage, "output_tokens_details", "reasoning_tokens"),
-    )
-
-
 def _logprobs(parts: list[dict[str, Any]]) -> tuple[TokenLogprob, ...] | None:
     lists = [part["logprobs"] for part in parts if isinstance(part.get("logprobs"), list)]
-    rows = [row for rows in lists for row in rows if isinstance(row, dict)]
-    return tuple(token_logprob(row) for row in rows) if rows else None
+    rows = [row for rows in lists for row in rows]
+    return logprobs_of(rows) if rows else None

@@ -12,7 +12,7 @@ from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.artifacts.parts import part_file
 from zephyrctl.artifacts.step import Step, StepResult, Work
-from zephyrctl.asking.calling import Asker, mine, name_of, site_of
+from zephyrctl.asking.calling import Asker, empty_part, mine, name_of, site_of
 from zephyrctl.asking.ending import close_partial, tell_money
 from zephyrctl.asking.errand import Errand, Training
 from zephyrctl.asking.estimate import Fewer
@@ -109,6 +109,9 @@ def run(config: GenPrefsConfig, work: Work) -> StepResult:
     if done is not None:
         return done
     prompts = _sorted_out(config, seeds)
+    nothing = empty_part(config, prompts.whole, prompts.taken, work.emit)
+    if nothing is not None:
+        return nothing
     _say_plan(work, teacher, pool, seeds, prompts)
     with Ledger.open(work.store.ledger_path, emit=work.emit) as ledger:
         try:

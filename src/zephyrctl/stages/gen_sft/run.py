@@ -9,7 +9,7 @@ from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.artifacts.parts import part_file
 from zephyrctl.artifacts.step import Step, StepResult, Work
-from zephyrctl.asking.calling import Asker, mine, name_of, site_of
+from zephyrctl.asking.calling import Asker, empty_part, mine, name_of, site_of
 from zephyrctl.asking.ending import close_partial, tell_money
 from zephyrctl.asking.errand import Errand, Training
 from zephyrctl.asking.prompts import Seed, Seeds, from_sandbox, from_source
@@ -56,6 +56,9 @@ def run(config: GenSftConfig, work: Work) -> StepResult:
         return done
     whole = seeds.load(seed=config.seed, test_fraction=config.test_fraction)
     taken = mine(config, whole)
+    nothing = empty_part(config, len(whole), len(taken), work.emit)
+    if nothing is not None:
+        return nothing
     work.emit(Note(f"seed prompts: {len(taken)} from {seeds.input.ref}; teacher: {teacher.label}"))
     with Ledger.open(work.store.ledger_path, emit=work.emit) as ledger:
         try:
