@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from zephyrctl.asking.shards import Shard
 from zephyrctl.config import StageConfig, runtime
 
 Setting = Literal[
@@ -53,7 +54,7 @@ class AskingConfig(StageConfig):
     def _shard(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        part, _, of = value.partition("/")
-        if not (part.isdigit() and of.isdigit() and 1 <= int(part) <= int(of)):
+        shard = Shard.read(value)
+        if shard is None:
             raise ValueError(f"'{value}' is not i/n with 1 <= i <= n")
-        return f"{int(part)}/{int(of)}"
+        return str(shard)

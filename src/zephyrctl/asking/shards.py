@@ -37,12 +37,22 @@ class Shard:
         """
         if text.strip() == AUTO:
             return _of_array(environ)
+        shard = cls.read(text)
+        if shard is None:
+            raise UsageError(
+                f"'{text}' is no part of a whole", hint="--shard 3/8 is the third of eight; or auto"
+            )
+        return shard
+
+    @classmethod
+    def read(cls, text: str) -> Shard | None:
+        """What `3/8` says; None for text of another form."""
         part, slash, of = (piece.strip() for piece in text.partition("/"))
         if slash and part.isascii() and part.isdigit() and of.isascii() and of.isdigit():
             shard = cls(int(part), int(of))
             if 1 <= shard.index <= shard.count:
                 return shard
-        raise UsageError(f"'{text}' is no part of a whole", hint="--shard 3/8 is the third of eight; or auto")
+        return None
 
     def mine(self, prompt_id: str) -> bool:
         """Whether the prompt belongs to this part: by its hash alone, so every machine agrees, and equal prompts

@@ -192,12 +192,7 @@ class Asking:
         if not able:
             return rest
         board.batched = True
-        for job in able:
-            job.batched = True
-        left = self._bulk(able)
-        for job in left:
-            job.batched = False
-        return [*rest, *left]
+        return [*rest, *self._bulk(able)]
 
     def _probed(self, jobs: list[Job]) -> list[Job]:
         """The jobs that are left once a few were tried online; each model is tried once."""
