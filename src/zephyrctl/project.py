@@ -103,6 +103,8 @@ class Project(_Section):
     """The edition that stages start from."""
     store: str | None = None
     """The folder of the artifact store."""
+    suites: str | None = None
+    """The folder of the evaluation suites that prompts are compared with before money is spent."""
     max_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """What the whole project may spend, over all its steps."""
     concurrency: int | None = Field(default=None, ge=1)

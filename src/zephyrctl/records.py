@@ -18,7 +18,7 @@ Split = Literal["train", "test"]
 Kind = Literal["prompts", "sft", "feedback", "prefs", "model", "logprobs", "eval", "report"]
 
 SCHEMAS: dict[str, int] = {
-    "prompts": 1, "sft": 1, "feedback": 1, "prefs": 1, "model": 1, "logprobs": 1, "eval": 1, "report": 1,
+    "prompts": 1, "sft": 1, "feedback": 2, "prefs": 2, "model": 1, "logprobs": 1, "eval": 1, "report": 1,
 }  # fmt: skip
 
 
@@ -122,6 +122,19 @@ class Rating(Record):
     reason: str | None = None
     position: int | None = None
     """1-based place in which the judge saw this completion; None where it saw it alone."""
+    types: list[int] = Field(default_factory=list)
+    """Which of the aspect's numbered kinds (of errors, of merits) the judge named; empty = none, or not asked."""
+
+
+class SecondOpinion(Record):
+    """What another judge, or the same one asked once more, said of one completion."""
+
+    judge: str
+    why: str
+    """Why it was asked: `margin`, `conflict` or `retest`."""
+    ratings: list[Rating] = Field(default_factory=list)
+    overall: float | None = None
+    critique: Text | None = None
 
 
 class Completion(Record):
@@ -136,10 +149,19 @@ class Completion(Record):
     overall: float | None = None
     """Overall score 1-10 of the critique; None = unscored."""
     critique: Text | None = None
+    draw: int = 0
+    """Which of the model's answers to this prompt it is, from 0 on."""
+    principle: str | None = None
+    """The principle that the model was given as a system message; None = it was given none."""
+    opinions: list[SecondOpinion] = Field(default_factory=list)
+    """Further judgements; they never change `ratings` and `overall`."""
 
 
 class FeedbackRow(Record):
-    """Kind `feedback`: a prompt, its completions and their ratings. `judge` is the teacher that rated."""
+    """Kind `feedback`: a prompt, its completions and their ratings.
+
+    `judge` is who rated: a model's label, `rm:MODEL` or `file.py:fn`.
+    """
 
     prompt_id: str
     prompt: list[Message]
@@ -170,6 +192,10 @@ class PreferenceRow(Record):
     judge: str | None = None
     tie: bool = False
     source: str = ""
+    chosen_id: str | None = None
+    """completion_id of the chosen completion in the feedback; None for pairs from elsewhere."""
+    rejected_id: str | None = None
+    """completion_id of the rejected completion in the feedback."""
 
     @model_validator(mode="after")
     def _check(self) -> PreferenceRow:

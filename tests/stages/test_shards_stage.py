@@ -72,7 +72,7 @@ def test_three_parts_make_what_one_process_makes(stage: str, tmp_path: Path) -> 
     # equal prompts far from one another, and a row that cannot be used, in every part the same
     lines = [json.dumps({"prompt": f"Spell the word number {n % 50} backwards."}) for n in range(60)]
     prompts.write_text("\n".join([*lines[:30], '{"no": "prompt"}', *lines[30:]]) + "\n")
-    config = config.model_copy(update={"prompts": str(prompts), "on_bad_row": "skip", "max_failures": 1.0})
+    config = config.model_copy(update={"prompts": [str(prompts)], "on_bad_row": "skip", "max_failures": 1.0})
     one = made(run(config, work_at(tmp_path / "one")))
     parts = in_parts(tmp_path / "cut", run, config)
     assert [part.ref.name for part in parts] == [f"{one.ref.name}.shard-{i}-of-3" for i in (1, 2, 3)]

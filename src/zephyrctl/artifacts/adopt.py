@@ -50,6 +50,10 @@ class Source:
         kind = self.artifact.kind if self.artifact is not None else self.kind
         return InputRef(role=role, ref=self.ref, digest=self.digest, kind=kind)
 
+    def inputs(self, role: str) -> list[InputRef]:
+        """This source as inputs of a step: one for each thing it is mixed from."""
+        return [self.input(role)]
+
     def rows(self) -> Iterator[Located]:
         """`(where, split, row)` in stored order; split None = not split yet.
 

@@ -36,12 +36,17 @@ class Seeds:
     `rejects` holds the bad rows that were left out, once `load` has run.
     """
 
-    input: InputRef
+    inputs: list[InputRef]
     world: str
     rows: int | None
     source: Source | None = None
     own: list[PromptRow] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def named(self) -> str:
+        """What the prompts are taken from, in words."""
+        return ", ".join(item.ref for item in self.inputs)
 
     def load(self, *, seed: int, test_fraction: float) -> list[Seed]:
         """The prompts, in the order in which they are used: more rows always contain fewer.
@@ -80,7 +85,7 @@ def _seed(where: str, split: str | None, row: PromptRow, test_fraction: float, p
 
 def from_source(source: Source, rows: int | None) -> Seeds:
     """The prompts of an artifact or a file."""
-    return Seeds(source.input("prompts"), source.world, rows, source)
+    return Seeds(source.inputs("prompts"), source.world, rows, source)
 
 
 def from_sandbox(rows: int | None, seed: int) -> Seeds:
@@ -104,5 +109,5 @@ def from_sandbox(rows: int | None, seed: int) -> Seeds:
         )
     digest = digest_of([[row.prompt_id, row.follow_ups] for row in own])
     return Seeds(
-        InputRef(role="prompts", ref="sandbox", digest=digest, kind="prompts"), "sandbox", rows, own=own
+        [InputRef(role="prompts", ref="sandbox", digest=digest, kind="prompts")], "sandbox", rows, own=own
     )

@@ -44,7 +44,7 @@ def gen_prefs_cli(
     from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
     from zephyrctl.stages.gen_prefs.run import run
 
-    flags = {"teacher": teacher, "pool": pool or None, "prompts": prompts, "rows": rows}
+    flags = {"teacher": teacher, "pool": pool or None, "prompts": prompts or None, "rows": rows}
     run_stage(
         GenPrefsConfig,
         run,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from zephyrctl.sandbox import judging, world
+from zephyrctl.sandbox import bootstrapping, conversing, judging, world
 from zephyrctl.sandbox.answers import PHRASES
 from zephyrctl.sandbox.refining import refine
 from zephyrctl.sandbox.requests import Request, read_request
@@ -38,6 +38,7 @@ ROLES: Mapping[str, Behaviour] = MappingProxyType(
     {
         "teacher": Behaviour(error_rate=0.35),
         "judge": Behaviour(error_rate=0.05, position_effect=0.2, length_effect=0.2, judge_noise=0.3),
+        "fair-judge": Behaviour(error_rate=0.05, position_effect=0.0, length_effect=0.0, judge_noise=0.3),
         "pool-a": Behaviour(error_rate=0.10, verbosity=0.2),
         "pool-b": Behaviour(error_rate=0.30, verbosity=0.5),
         "pool-c": Behaviour(error_rate=0.50, verbosity=0.3),
@@ -58,6 +59,10 @@ def reply(
     said = [[message.get("role", ""), message.get("content", "")] for message in messages]
     basis = json.dumps([role, said, seed, draw if temperature > 0 else 0], ensure_ascii=True)
     rng = random.Random(int.from_bytes(hashlib.sha256(basis.encode()).digest()[:16], "big"))
+    made_up = bootstrapping.respond(messages, behaviour.error_rate, rng)
+    made_up = conversing.respond(messages, rng) if made_up is None else made_up
+    if made_up is not None:
+        return made_up
     request = read_request(messages)
     if request.kind == "chat":
         return _answer(request.turns, behaviour, rng)

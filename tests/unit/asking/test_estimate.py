@@ -112,10 +112,10 @@ def test_the_ladder_names_the_ways_down() -> None:
     judge = replace(PART, role="judge", purpose="aspect", bulk=True)
     pool = replace(PART, role="pool", who="small", purpose="completion")
     overall = replace(judge, purpose="overall", calls=40, most=40)
-    fewer = [Fewer("the overall score alone", "--set aspects=[]", frozenset({"aspect"}))]
+    fewer = [Fewer("the overall score alone", "--judge-mode overall", frozenset({"aspect"}))]
     estimate = Estimate((pool, judge, overall))
     rungs = ladder(estimate, [("mini", Price(0.1, 0.2))], role="judge", flag="--teacher", fewer=fewer)
-    assert [r.how for r in rungs] == ["", "--teacher mini", "--set aspects=[]", "--mode batch"]
+    assert [r.how for r in rungs] == ["", "--teacher mini", "--judge-mode overall", "--mode batch"]
     this, mini, alone, batch = (r.estimate for r in rungs)
     assert mini.parts[0] == pool
     assert mini.cost.likely == pytest.approx(3000 + 0.1 * (3000 + 12000))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.manifest import InputRef
+from zephyrctl.artifacts.mixture import open_mixture
 from zephyrctl.artifacts.parts import part_file
 from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.asking.calling import Asker, empty_part, mine, name_of, site_of
@@ -21,13 +22,16 @@ from zephyrctl.asking.seats import Seat, check_keys, joint_world, take_seat
 from zephyrctl.config import digest_of
 from zephyrctl.errors import RefNotFound, StageRejected, UsageError
 from zephyrctl.events import Note, Warning_
-from zephyrctl.judges.base import rubric_digests
 from zephyrctl.ledger.ledger import Ledger
-from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
+from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Ask, Failure
 from zephyrctl.records import FeedbackRow
+from zephyrctl.stages.gen_prefs.answered import Outcome, reject
 from zephyrctl.stages.gen_prefs.calls import draw
+from zephyrctl.stages.gen_prefs.completing import Answering
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
-from zephyrctl.stages.gen_prefs.rating import Outcome, Settings, Tally, rate_chunk, reject
+from zephyrctl.stages.gen_prefs.judging import JudgeRater, Judging
+from zephyrctl.stages.gen_prefs.rating import rate_chunk
+from zephyrctl.stages.gen_prefs.tally import Tally
 
 if TYPE_CHECKING:
     from zephyrctl.modelspec import ModelSpec
@@ -96,10 +100,11 @@ def run(config: GenPrefsConfig, work: Work) -> StepResult:
     teacher = take_seat(work.store, spec, site)
     seeds = _seeds(config, work, teacher)
     pool = [take_seat(work.store, s, site) for s in pool_specs]
-    templates = rubric_digests()
+    rater = JudgeRater(teacher, _judging(config))
+    templates = rater.templates()
     inputs = [
-        seeds.input,
-        *teacher.inputs("teacher"),
+        *seeds.inputs,
+        *rater.inputs(),
         *(ref for seat in pool for ref in seat.inputs("pool")),
         InputRef(role="rubrics", ref="zephyrctl", digest=digest_of(templates), kind="rubrics"),
     ]
@@ -115,17 +120,20 @@ def run(config: GenPrefsConfig, work: Work) -> StepResult:
     _say_plan(work, teacher, pool, seeds, prompts)
     with Ledger.open(work.store.ledger_path, emit=work.emit) as ledger:
         try:
-            errand = _errand(config, work, step, ledger, teacher, pool, prompts.fresh)
+            errand = _errand(config, work, step, ledger, rater, pool, prompts.fresh)
             stop = errand.prepare()
             return stop or _make(config, errand, prompts, templates)
         finally:
-            for seat in (teacher, *pool):
+            rater.close()
+            for seat in pool:
                 seat.close()
 
 
 def _models(config: GenPrefsConfig, site: Site) -> tuple[ModelSpec, list[ModelSpec], GenPrefsConfig]:
     """The judge, the pool, and the settings with the pool's names filled in."""
     named = list(config.pool)
+    if config.teacher is None:
+        raise UsageError("gen-prefs needs a teacher to rate the completions", hint="--teacher MODEL")
     spec, *pool_specs = check_keys([config.teacher, *named], site)
     if not named:
         named = _default_pool(config, spec)
@@ -147,10 +155,11 @@ def _default_pool(config: GenPrefsConfig, spec: ModelSpec) -> list[str]:
 def _seeds(config: GenPrefsConfig, work: Work, teacher: Seat) -> Seeds:
     """The prompts asked for, else those of the newest `sft-data` of the teacher's world, else the sandbox's
     own."""
-    if config.prompts is not None:
-        return from_source(
-            open_source(work.store, config.prompts, "prompts", on_bad_row=config.on_bad_row), config.rows
+    if config.prompts:
+        source = open_mixture(
+            work.store, config.prompts, "prompts", seed=config.seed, on_bad_row=config.on_bad_row
         )
+        return from_source(source, config.rows)
     newest = work.store.newest(SFT_DATA, world=teacher.world, kind="sft")
     if newest is not None:
         work.emit(Note(f"prompts: those of {newest.ref}, the newest {SFT_DATA} (--prompts names others)"))
@@ -176,9 +185,7 @@ def _sorted_out(config: GenPrefsConfig, seeds: Seeds) -> Prompts:
 
 def _say_plan(work: Work, teacher: Seat, pool: Sequence[Seat], seeds: Seeds, prompts: Prompts) -> None:
     members = ", ".join(seat.label for seat in pool)
-    work.emit(
-        Note(f"prompts: {prompts.taken} from {seeds.input.ref}; pool: {members}; judge: {teacher.label}")
-    )
+    work.emit(Note(f"prompts: {prompts.taken} from {seeds.named}; pool: {members}; judge: {teacher.label}"))
     longer = sum(bool(seed.row.follow_ups) for seed in prompts.fresh)
     if longer:
         work.emit(Note(f"{longer} prompts have follow-up turns; completions answer the first turn only"))
@@ -189,34 +196,34 @@ def _errand(
     work: Work,
     step: Step,
     ledger: Ledger,
-    teacher: Seat,
+    rater: JudgeRater,
     pool: Sequence[Seat],
     fresh: Sequence[Seed],
 ) -> Errand[Seed, Rated]:
-    settings = _settings(config)
+    settings = _answering(config)
 
     def through(chunk: Sequence[Seed], asker: Asker) -> Rated:
         def ask(asks: Sequence[tuple[Seat, Ask]], task: str) -> list[Answer | Failure]:
             return asker([(seat.provider, one) for seat, one in asks], task)
 
         tally = Tally()
-        return rate_chunk(chunk, pool, teacher, settings, ask, tally), tally
+        return rate_chunk(chunk, pool, rater, settings, ask, tally), tally
 
     fewer = (
-        Fewer("the overall score alone", "--set aspects=[]", frozenset({"aspect"})),
-        Fewer("the aspects alone", "--set overall=false", frozenset({"overall"})),
+        Fewer("the overall score alone", "--judge-mode overall", frozenset({"aspect"})),
+        Fewer("the aspects alone", "--judge-mode aspects", frozenset({"overall"})),
     )
-    both = bool(config.aspects) and config.overall
+    both = bool(config.aspects) and config.judge_mode == "both"
     return Errand(
         config=config,
         work=work,
         step=step,
         ledger=ledger,
         rows=fresh,
-        providers=list({id(seat.provider): seat.provider for seat in (teacher, *pool)}.values()),
-        draw=lambda sketch, rows: draw(sketch, rows, pool, teacher, settings),
+        providers=_distinct([*rater.providers(), *(seat.provider for seat in pool)]),
+        draw=lambda sketch, rows: draw(sketch, rows, pool, rater, settings),
         through=through,
-        teacher=teacher,
+        teacher=rater.teacher,
         role="judge",
         unit="prompts",
         fewer=fewer if both else (),
@@ -267,18 +274,28 @@ def _rated(
         yield from zip(chunk, outcomes, strict=True)
 
 
-def _settings(config: GenPrefsConfig) -> Settings:
-    return Settings(
+def _distinct(providers: Sequence[AnyProvider]) -> list[AnyProvider]:
+    return list({id(provider): provider for provider in providers}.values())
+
+
+def _answering(config: GenPrefsConfig) -> Answering:
+    return Answering(
         seed=config.seed,
         temperature=config.temperature,
         top_p=config.top_p,
         max_tokens=config.max_tokens,
-        aspects=tuple(config.aspects),
+    )
+
+
+def _judging(config: GenPrefsConfig) -> Judging:
+    return Judging(
+        seed=config.seed,
+        aspects=tuple(config.aspects) if config.judge_mode != "overall" else (),
+        overall=config.judge_mode != "aspects",
         judge_temperature=config.judge_temperature,
         retry_temperature=config.retry_temperature,
         judge_draws=config.judge_draws,
         judge_max_tokens=config.judge_max_tokens,
-        overall=config.overall,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from zephyrctl.asking.ending import partial_counts
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.asking.seats import FAILURES, trouble
+from zephyrctl.asking.seats import trouble
 from zephyrctl.config import canonical, digest_of
 from zephyrctl.judges.templates import digest, render
 from zephyrctl.providers.base import UNPAID, Answer, Failure
@@ -186,12 +186,6 @@ class Sieve:
     def not_reached(self) -> int:
         """How many pairs were never asked for because their chain had ended."""
         return self.possible - self.kept - len(self.rejects)
-
-    def failure_rate(self) -> float:
-        """Failed, refused, empty or cut-off pairs as a share of those tried."""
-        dropped = self.dropped()
-        failed = sum(dropped[reason] for reason in FAILURES)
-        return failed / max(1, self.kept + len(self.rejects) - dropped[UNPAID])
 
     def counts(self, bad_rows: int) -> dict[str, Any]:
         """For the manifest: seeds x (rounds + 1) = kept + dropped + not reached."""

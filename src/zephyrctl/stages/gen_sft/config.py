@@ -1,8 +1,8 @@
 """What `zephyrctl gen-sft` can be asked."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from zephyrctl.asking.config import AskingConfig
 from zephyrctl.config import reads, runtime
@@ -15,12 +15,34 @@ class GenSftConfig(AskingConfig):
 
     teacher: str
     """The model that answers and refines instructions."""
-    prompts: str | None = reads(None)
-    """Seed prompts: an artifact, a file, or `-` for standard input. The sandbox's teacher brings its own."""
+    method: Literal["zephyr", "self-instruct", "ultrachat"] = "zephyr"
+    """How the data is made: refine each seed's instruction from its answer, make up new tasks after seeds, or play
+    both sides of a dialogue on a topic."""
+    prompts: list[str] = reads([])
+    """Seed prompts: artifacts or files, each with `=weight` where wanted, or `-`. Unset = those that ship with
+    zephyrctl; the sandbox's teacher brings its own."""
+    topics: str | None = reads(None)
+    """ultrachat: a text file with one topic a line; unset = the shipped list."""
     rows: int | None = Field(None, ge=1)
-    """How many seeds to use, from the first on; unset = all of them (1,000 of the sandbox's own)."""
+    """zephyr: how many seeds to use, from the first on; unset = all of them (1,000 of the sandbox's own).
+    self-instruct: how many new tasks to make. ultrachat: how many dialogues."""
     rounds: int = Field(1, ge=0)
-    """Refinements of each seed: K refinements give up to K+1 pairs."""
+    """zephyr: refinements of each seed; K refinements give up to K+1 pairs."""
+    turns: tuple[int, int] = (2, 7)
+    """ultrachat: the fewest and the most rounds of user and assistant; how many a dialogue has is drawn."""
+    novelty: float = Field(0.7, gt=0, le=1)
+    """zephyr, self-instruct: a machine-made instruction is dropped when its ROUGE-L with one made before is above
+    this."""
+    islands: int = Field(1, ge=1, le=64)
+    """self-instruct: how many pools of tasks grow side by side without knowing each other; shards share them out."""
+    filters: list[str] = Field(default_factory=list)
+    """Filters that finished dialogues go through, in this order: `persona`, `cut-off`, `max-tokens=2048` …"""
+    tokenizer: str | None = reads(None)
+    """The model whose tokens are counted where a length in tokens is asked for."""
+    suites: list[str] = reads([])
+    """Evaluation suites that prompts are compared with; unset = those in the project's `suites` folder."""
+    contaminated: Literal["drop", "keep"] = "drop"
+    """What becomes of prompts that overlap with a suite."""
     temperature: float = Field(0.7, ge=0)
     """Sampling temperature of answers and refinements. 0.7, the value of Self-Instruct: data to imitate wants
     answers that differ from each other but stay near the teacher's best; completions to be ranked want 1.0
@@ -35,3 +57,8 @@ class GenSftConfig(AskingConfig):
     max_failures: float = runtime(0.2, ge=0, le=1)
     """Share of failed, refused, empty or cut-off replies past which the stage rejects its own outcome (exit
     9)."""
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value

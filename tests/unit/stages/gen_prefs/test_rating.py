@@ -17,20 +17,15 @@ from zephyrctl.modelspec import parse_model
 from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
 from zephyrctl.quote import read_blocks
 from zephyrctl.records import FeedbackRow, Message, PromptRow, prompt_id
+from zephyrctl.stages.gen_prefs.answered import Outcome, TooFew, Unfinished, completion_id
+from zephyrctl.stages.gen_prefs.completing import Answering, draws_of
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
-from zephyrctl.stages.gen_prefs.rating import (
-    Outcome,
-    Settings,
-    Tally,
-    TooFew,
-    Unfinished,
-    completion_id,
-    draws_of,
-    rate_chunk,
-    shown_order,
-)
+from zephyrctl.stages.gen_prefs.judging import JudgeRater, Judging, shown_order
+from zephyrctl.stages.gen_prefs.rating import rate_chunk
+from zephyrctl.stages.gen_prefs.tally import Tally
 
-SETTINGS = Settings(42, 1.0, 1.0, 64, ASPECTS, 0.0, 0.7, 3, 256)
+ANSWERING = Answering(42, 1.0, 1.0, 64)
+JUDGING = Judging(42, ASPECTS, True, 0.0, 0.7, 3, 256)
 
 
 @dataclass(frozen=True)
@@ -95,10 +90,10 @@ class World:
 
 
 def rate(
-    world: World, n: int = 3, pool: Sequence[Seat] = POOL, how: Settings = SETTINGS
+    world: World, n: int = 3, pool: Sequence[Seat] = POOL, how: Judging = JUDGING
 ) -> tuple[list[Outcome], Tally]:
     tally = Tally()
-    rows = rate_chunk(items(n), pool, JUDGE, how, world, tally)
+    rows = rate_chunk(items(n), pool, JudgeRater(JUDGE, how), ANSWERING, world, tally)
     assert tally.completions_asked == tally.completions_kept + tally.left_out.total()
     assert tally.ratings_asked == tally.rated + tally.not_applicable + tally.unscored.total()
     return rows, tally
@@ -254,7 +249,7 @@ def test_what_stays_unreadable_is_missing_with_a_reason_and_never_a_default() ->
 
 def test_a_judge_that_fails_or_refuses_leaves_ratings_missing() -> None:
     world = World(lambda who, ask: Failure("timeout", "x", "k") if who.label == "judge" else None)
-    _, tally = rate(world, 1, how=replace(SETTINGS, judge_draws=1))
+    _, tally = rate(world, 1, how=replace(JUDGING, judge_draws=1))
     assert tally.unscored == {"failed": 20}
 
 
@@ -295,8 +290,11 @@ def test_not_applicable_is_an_answer_and_is_not_asked_again() -> None:
 def test_a_prompt_is_rated_alike_whatever_else_is_in_its_chunk(pool: int, n: int, random: object) -> None:
     members = [seat(["p1", "p2", "p3", "p4"][i % 4]) for i in range(pool)]
     chunk = items(n)
-    together = rate_chunk(chunk, members, JUDGE, SETTINGS, World(), Tally())
-    alone = [rate_chunk([item], members, JUDGE, SETTINGS, World(), Tally())[0] for item in chunk]
+    together = rate_chunk(chunk, members, JudgeRater(JUDGE, JUDGING), ANSWERING, World(), Tally())
+    alone = [
+        rate_chunk([item], members, JudgeRater(JUDGE, JUDGING), ANSWERING, World(), Tally())[0]
+        for item in chunk
+    ]
     assert together == alone
 
 
@@ -307,8 +305,8 @@ def test_settings_with_the_models_name_win() -> None:
 
 
 def test_config_wants_known_aspects_and_at_most_eight_models() -> None:
-    for bad in ({"aspects": ["wit"]}, {"aspects": ["honesty", "honesty"]}, {"pool": ["m"] * 9}):
-        with pytest.raises(ValueError, match=r"distinct names|at most 8"):
+    for bad in ({"aspects": ["wit"]}, {"aspects": ["honesty", "honesty"]}, {"pool": ["m"] * 33}):
+        with pytest.raises(ValueError, match=r"distinct names|at most 32"):
             GenPrefsConfig(teacher="sandbox", **bad)
     asking = set(AskingConfig.fields_with_role("runtime"))
     assert set(GenPrefsConfig.fields_with_role("runtime")) == asking | {"max_failures"}
@@ -329,7 +327,10 @@ def test_a_prompt_with_a_call_that_is_not_paid_for_is_left_out_whole() -> None:
 
     rows, tally = rate(World(spoil), 5)
     assert [type(row) for row in rows] == [Unfinished] * 3 + [FeedbackRow] * 2
-    alone, whole = rate_chunk(items(5)[3:], POOL, JUDGE, SETTINGS, World(), counted := Tally()), counted
+    alone, whole = (
+        rate_chunk(items(5)[3:], POOL, JudgeRater(JUDGE, JUDGING), ANSWERING, World(), counted := Tally()),
+        counted,
+    )
     assert rows[3:] == alone
     assert tally == whole
     assert rows[0].as_row()["reason"] == UNPAID  # type: ignore[union-attr]
@@ -337,12 +338,12 @@ def test_a_prompt_with_a_call_that_is_not_paid_for_is_left_out_whole() -> None:
 
 def test_without_overall_scores_the_aspects_alone_are_asked_for() -> None:
     world = World()
-    rows, tally = rate(world, 2, how=replace(SETTINGS, overall=False))
+    rows, tally = rate(world, 2, how=replace(JUDGING, overall=False))
     assert Counter(ask.purpose for who, ask in world.asks if who == "judge") == {"aspect": 8}
     assert all(c.overall is None and len(c.ratings) == 4 for row in feedback(rows) for c in row.completions)
     assert tally.ratings_asked == 2 * 16
     with pytest.raises(ValueError, match="nothing would be rated"):
-        GenPrefsConfig(teacher="sandbox", aspects=[], overall=False)
+        GenPrefsConfig(teacher="sandbox", aspects=[], judge_mode="aspects")
 
 
 def test_counts_of_chunks_add_up_to_those_of_the_whole() -> None:
@@ -353,7 +354,7 @@ def test_counts_of_chunks_add_up_to_those_of_the_whole() -> None:
     total = Tally()
     for part in (items(7)[:2], items(7)[2:]):
         one = Tally()
-        rate_chunk(part, POOL, JUDGE, SETTINGS, World(spoil), one)
+        rate_chunk(part, POOL, JudgeRater(JUDGE, JUDGING), ANSWERING, World(spoil), one)
         total.add(one)
     assert total == whole
     assert whole.left_out == {"reasoning_cut": 1}

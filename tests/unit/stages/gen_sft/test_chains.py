@@ -139,7 +139,6 @@ def test_what_is_no_answer_never_becomes_data(reply: Answer | Failure, reason: s
     assert sieve.dropped() == {reason: 1}
     assert sieve.not_reached() == 1
     assert sieve.rejects[0].as_row()["where"] == "s:7"
-    assert sieve.failure_rate() == pytest.approx(1 / 3)
     rows, sieve = made([seed("a")], 2, Teacher({"refine a": reply}))
     assert [r.round for r in rows] == [0]
     assert (sieve.dropped(), sieve.not_reached()) == ({reason: 1}, 1)
@@ -151,7 +150,6 @@ def test_an_instruction_that_does_not_change_ends_its_chain() -> None:
     rows, sieve = made([seed("a ")], 3, Teacher({"refine a ": answer("a\n")}))
     assert len(rows) == 1
     assert (sieve.dropped(), sieve.not_reached()) == ({"unchanged": 1}, 2)
-    assert sieve.failure_rate() == 0.0
 
 
 def test_duplicates_keep_the_first_in_the_order_of_seeds() -> None:
@@ -200,7 +198,7 @@ def test_the_refine_prompt_fences_what_it_quotes() -> None:
 def test_config_names_its_runtime_fields() -> None:
     asking = set(AskingConfig.fields_with_role("runtime"))
     assert set(GenSftConfig.fields_with_role("runtime")) == asking | {"max_failures"}
-    assert GenSftConfig.fields_with_role("input") == ["prompts"]
+    assert GenSftConfig.fields_with_role("input") == ["prompts", "topics", "tokenizer", "suites"]
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         GenSftConfig(teacher="sandbox", rows=0)
 
@@ -216,7 +214,6 @@ def test_what_is_not_paid_for_is_left_out_and_counts_as_no_failure() -> None:
     rows, sieve = made([seed(x) for x in "abcde"], 1, teacher)
     assert [r.messages[0].content for r in rows] == ["a", "a+", "c", "d", "e"]
     assert sieve.dropped() == {UNPAID: 3, "refusal": 1}
-    assert sieve.failure_rate() == pytest.approx(1 / 6)
     assert (sieve.unfinished, sieve.possible) == (4, 10)
     counts = sieve.counts(2)
     assert (counts["partial"], counts["finished"], counts["of"]) == (True, 6, 10)

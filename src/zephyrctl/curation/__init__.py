@@ -1,0 +1,1 @@
+"""Filters, duplicates, novelty and contamination: pure, rows in, rows and reasons out."""
