@@ -1,0 +1,62 @@
+"""The language of a dialogue, as py3langid tells it (a model of 97 languages that lies in the package)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zephyrctl.curation.base import Dialogue, Dropped
+from zephyrctl.curation.prose import prose_words
+from zephyrctl.errors import MissingExtra, UsageError
+from zephyrctl.records import Message
+
+VERSION = 1
+_LETTERS = 20
+"""Letters of prose below which no language can be told; such dialogues pass."""
+_SURE = 0.5
+"""Probability below which a language counts as not recognised."""
+
+
+class Language:
+    """The filter `language=en` (or `language=en,de`): what the dialogue says, code left out, is in one of these
+    languages. What is too short to tell passes. Needs the extra `language`."""
+
+    learns = False
+
+    def __init__(self, wanted: str) -> None:
+        try:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        except ImportError as error:
+            raise MissingExtra("py3langid", "language") from error
+        self._tell: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._wanted = tuple(
+            dict.fromkeys(code.strip().lower() for code in wanted.split(",") if code.strip())
+        )
+        self.name = "language=" + ",".join(self._wanted)
+        known = {str(code) for code in self._tell.labels}
+        unknown = [code for code in self._wanted if code not in known]
+        if unknown or not self._wanted:
+            raise UsageError(
+                f"filter language={wanted}: {', '.join(unknown) or 'nothing'} is no language code",
+                hint="ISO 639-1 codes, such as language=en or language=en,de",
+            )
+
+    def learn(self, dialogue: Dialogue) -> None:
+        """Nothing is learned."""
+
+    def apply(self, dialogue: Dialogue) -> list[list[Message]] | Dropped:
+        """The dialogue, or Dropped with the language that was recognised."""
+        text = " ".join(_prose(m.content) for m in dialogue if m.role != "system")
+        if sum(c.isalpha() for c in text) < _LETTERS:
+            return [list(dialogue)]
+        code, probability = self._tell.classify(text)
+        if str(code) in self._wanted:
+            return [list(dialogue)]
+        if probability < _SURE:
+            return Dropped("language", f"not recognised ({code} at {probability:.2f})")
+        return Dropped("language", f"{code} (probability {probability:.2f})")
+
+
+def _prose(text: str) -> str:
+    """The words of prose; a text without letters that are words (such as Chinese) stays whole."""
+    words = [text[start:end] for line in prose_words(text) for start, end in line]
+    return " ".join(words) if words else text
