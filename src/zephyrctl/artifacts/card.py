@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from zephyrctl.artifacts.background import sections
 from zephyrctl.artifacts.manifest import Manifest
 
 
-def card(manifest: Manifest) -> str:
-    """The whole card: YAML front matter, what it is, counts, lineage, teachers, how to load it."""
+def card(manifest: Manifest, behind: Sequence[tuple[str, Manifest]] = ()) -> str:
+    """The whole card: YAML front matter, what it is, counts, lineage, teachers and their terms, judge,
+    decontamination, cost, limits, how to load it. `behind` = what it was made from, by ref."""
     front = _model_front(manifest) if manifest.kind == "model" else _data_front(manifest)
     parts = ["---", _yaml(front).rstrip(), "---", "", f"# {manifest.name}", "", _about(manifest), ""]
     parts += _table("Counts", _flat(manifest.counts))
     parts += _table("Scores", _flat(manifest.headline))
     parts += _list("Made from", [f"{i.role}: `{i.ref}` ({i.kind}, `{i.digest}`)" for i in manifest.inputs])
     parts += _list("Side outputs of the same step", [f"`{ref}`" for ref in manifest.sides.values()])
-    parts += _list("Teachers", [_teacher(t) for t in manifest.teachers])
+    parts += _list("Teachers", [_teacher(t) for t in _teachers(manifest, behind)])
+    for title, points in sections(manifest, behind):
+        parts += _list(title, [_cell(point) for point in points])
     parts += ["## How to load", "", "```python", *_loading(manifest), "```", ""]
     parts += ["`manifest.json` holds all settings, digests and hashes of the files.", ""]
     return "\n".join(parts)
@@ -59,8 +64,25 @@ def _about(manifest: Manifest) -> str:
     return text + (f"\n\nNote: {_cell(manifest.note)}" if manifest.note else "")
 
 
+def _teachers(manifest: Manifest, behind: Sequence[tuple[str, Manifest]]) -> list[dict[str, Any]]:
+    """The teachers of this version and of the rows behind it; those of an earlier one say whose."""
+    earlier = [{**t, "of": ref} for ref, m in behind if m.kind not in ("model", "eval") for t in m.teachers]
+    return [*manifest.teachers, *(earlier if manifest.kind not in ("model", "eval") else [])]
+
+
 def _teacher(teacher: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_cell(value)}" for key, value in teacher.items() if value not in (None, "", {}))
+    """One line: who, how many calls and tokens, what it cost, and anything out of the ordinary."""
+    tokens, cost = teacher.get("tokens") or {}, teacher.get("cost_usd")
+    served = [name for name in teacher.get("served") or [] if name != teacher.get("model")]
+    points = [
+        f"{teacher.get('calls', 0):,} calls",
+        f"{tokens.get('prompt', 0):,} tokens in, {tokens.get('completion', 0):,} out",
+        "price not known" if cost is None else f"${cost:,.4f}",
+        *([f"served by {', '.join(map(str, served))}"] if served else []),
+        *([f"not sent: {', '.join(teacher['dropped'])}"] if teacher.get("dropped") else []),
+        *([f"of {teacher['of']}"] if teacher.get("of") else []),
+    ]
+    return _cell(f"{teacher.get('model')} ({teacher.get('provider')}): {'; '.join(points)}")
 
 
 def _loading(manifest: Manifest) -> list[str]:

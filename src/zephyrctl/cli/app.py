@@ -15,6 +15,7 @@ import typer
 import zephyrctl
 from zephyrctl.cli import (
     artifacts,
+    artifacts_compare,
     artifacts_merge,
     binarize,
     demo,
@@ -25,6 +26,7 @@ from zephyrctl.cli import (
     import_,
     ledger,
     sft,
+    why,
 )
 from zephyrctl.cli.console import Console
 from zephyrctl.cli.options import Session, common
@@ -76,7 +78,11 @@ app.command("binarize", short_help="Rated answers to chosen/rejected pairs.")(bi
 app.command("dpo", short_help="Preference optimisation on pairs (dDPO).")(dpo.dpo_cli)
 app.command("eval", short_help="Score a model, with intervals.")(eval_.eval_cli)
 app.command("import", short_help="Take your own data or model in.")(import_.import_cli)
+app.command("why", short_help="Where a row comes from, with calls and cents.")(why.why_cli)
+app.command("view", short_help="Rows as one HTML page.")(why.view_cli)
 artifacts.app.command("merge")(artifacts_merge.merge_cli)
+artifacts.app.command("diff")(artifacts_compare.diff_cli)
+artifacts.app.command("gc")(artifacts_compare.gc_cli)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
 
