@@ -16,10 +16,15 @@ VERSION = 1
 class TokenCounter(Protocol):
     """Counts the tokens of a dialogue as it is rendered for training."""
 
-    label: str
-    """The model whose tokenizer it counts with."""
-    digest: str
-    """What stands for that tokenizer and its template in a step key."""
+    @property
+    def label(self) -> str:
+        """The model whose tokenizer it counts with."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What stands for that tokenizer and its template in a step key."""
+        ...
 
     def __call__(self, dialogue: Dialogue) -> int:
         """Tokens of the whole dialogue, the marks between turns included."""

@@ -1,16 +1,17 @@
 """The teacher: reads every prompt format, replies in the literal formats, errs as its settings say."""
 
+import json
 import random
 import re
-from importlib import resources
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zephyrctl.judges import templates, ultrafeedback
 from zephyrctl.quote import quote_blocks
-from zephyrctl.sandbox import teacher, world
+from zephyrctl.sandbox import judging, teacher, world
 from zephyrctl.sandbox.answers import PHRASES
 from zephyrctl.sandbox.requests import read_request
 
@@ -20,12 +21,27 @@ SORT = {"USER 1": "Sort these words: pear fig cat"}
 FOLLOW = {**SORT, "ASSISTANT 1": "pear pear", "USER 2": "Now in reverse order."}
 
 
-def prompt(name: str, blocks: dict[str, str], aspect: str = "helpfulness") -> list[dict[str, str]]:
-    package = "zephyrctl.stages.gen_sft.prompts" if name == "refine" else "zephyrctl.judges.rubrics"
-    root, _, rest = package.partition(".")
-    text = resources.files(root).joinpath(*rest.split("."), f"{name}.md").read_text(encoding="utf-8")
-    text = text.replace("{{ blocks }}", quote_blocks(blocks)).replace("{{ aspect }}", aspect)
-    return [{"role": "user", "content": text}]
+def prompt(
+    name: str, blocks: dict[str, str], aspect: str = "helpfulness", structured: bool = False
+) -> list[dict[str, str]]:
+    """The prompt file that a stage sends, with these blocks."""
+    if name == "refine":
+        text = templates.source("zephyrctl.stages.gen_sft", "prompts/refine.md")
+        return [{"role": "user", "content": text.replace("{{ blocks }}", quote_blocks(blocks))}]
+    rubric = ultrafeedback.rubrics()[aspect]
+    values = {
+        "aspect": aspect,
+        "asks": rubric.asks,
+        "scale": rubric.scale,
+        "not_applicable": rubric.not_applicable,
+        "kinds": rubric.kinds,
+        "types": rubric.types,
+        "number_wanted": "a whole number from 1 to 5",
+        "structured": structured,
+        "count": sum(name.startswith("TEXT ") for name in blocks),
+        "blocks": quote_blocks(blocks),
+    }
+    return [{"role": "user", "content": templates.render("zephyrctl.judges", f"rubrics/{name}.md", **values)}]
 
 
 def ask(messages: list[dict[str, str]], role: str = "teacher", draw: int = 0, **kwargs: Any) -> str:
@@ -71,7 +87,8 @@ def test_aspect_replies_fit_the_format(answers: list[str], draw: int) -> None:
         sections = ask(prompt("aspect", blocks, aspect), draw=draw).split("\n\n")
         assert len(sections) == len(answers)
         for number, section in enumerate(sections, 1):
-            form = rf"Text {number}\nRating: ([1-5]|N/A)\nRationale: [^\n]+"
+            kinds = r"Types: (?:none|[1-3](?:, [1-3])*)\n" if aspect == "truthfulness" else ""
+            form = rf"Text {number}\n{kinds}Rating: ([1-5]|N/A)\nRationale: [^\n]+"
             found = re.fullmatch(form, section)
             assert found, section
             assert found[1] != "N/A" or aspect == "honesty"
@@ -81,7 +98,7 @@ def test_aspect_replies_fit_the_format(answers: list[str], draw: int) -> None:
 @given(answer=st.text(max_size=80), other=st.text(max_size=80), draw=st.integers(0, 99))
 def test_scores_and_verdicts_fit_the_format(answer: str, other: str, draw: int) -> None:
     for role in ("teacher", "judge"):
-        for form in ("overall", "single"):
+        for form in ("overall", "single") if role == "teacher" else ("single",):
             assert 1 <= score(ask(prompt(form, {**SORT, "ANSWER": answer}), role, draw)) <= 10
         reply = ask(prompt("pairwise", {**SORT, "ANSWER A": answer, "ANSWER B": other}), role, draw)
         assert re.search(r"\nVerdict: \[\[[ABC]\]\]\Z", reply)
@@ -121,6 +138,95 @@ def test_position_and_length_effects_show() -> None:
         [score(ask(prompt("single", {**SORT, "ANSWER": a}), draw=d)) for d in range(300)] for a in ("x", long)
     ]
     assert mean(scores[1]) > mean(scores[0])
+
+
+TEXTS = {"TEXT 1": RIGHT, "TEXT 2": WRONG, "TEXT 3": "cat pear fig", "TEXT 4": "fig"}
+
+
+def test_a_judge_names_kinds_and_replies_as_json_where_that_is_asked() -> None:
+    typed = ask(prompt("aspect", {**SORT, **TEXTS}, "truthfulness"))
+    parsed = ultrafeedback.parse_aspect(typed, 4, "truthfulness")
+    assert [p.types for p in parsed] == [(), (1, 2), (1,), (1,)]
+    for aspect in ultrafeedback.ASPECTS:
+        words, structured = (
+            ask(prompt("aspect", {**SORT, **TEXTS}, aspect, structured=form), "fair-judge", temperature=0.0)
+            for form in (False, True)
+        )
+        assert set(json.loads(structured)) == {"text_1", "text_2", "text_3", "text_4"}
+        assert words.startswith("Text 1\n")
+        readings = [ultrafeedback.parse_aspect(reply, 4, aspect) for reply in (words, structured)]
+        assert all((not p.failed and not p.reason) or p.reason == "n/a" for one in readings for p in one)
+    whole = json.loads(ask(prompt("overall", {**SORT, "ANSWER": RIGHT}, structured=True)))
+    assert 1 <= whole["score"] <= 10
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("role", ["judge", "fair-judge", "biased-judge"])
+def test_a_small_share_of_ratings_loses_its_form_and_a_repair_turn_mends_all_of_them(
+    role: str, structured: bool
+) -> None:
+    lost = 0
+    for number in range(400):
+        blocks = {"USER 1": f"Sort these words: pear fig cat {number}", **TEXTS}
+        aspect = ultrafeedback.ASPECTS[number % 4]
+        asked = prompt("aspect", blocks, aspect, structured)
+        first = ask(asked, role)
+        parsed = ultrafeedback.parse_aspect(first, 4, aspect)
+        if any(p.failed for p in parsed):
+            lost += 1
+            turn = ultrafeedback.repair_aspect(4, aspect, structured=structured)
+            again = [*asked, {"role": "assistant", "content": first}, {"role": "user", "content": turn}]
+            parsed = ultrafeedback.parse_aspect(ask(again, role), 4, aspect)
+            assert "rationale" not in ask(again, role).casefold()
+        assert not any(p.failed for p in parsed)
+    assert 1 <= lost <= 24
+
+
+def test_a_repair_turn_says_what_was_decided_and_nothing_else_is_one() -> None:
+    """The same ratings as without the loss: the request is the same, and so are its chances."""
+    asked = prompt("aspect", {**SORT, **TEXTS}, "truthfulness")
+    whole = ask(asked)
+    turn = {"role": "user", "content": ultrafeedback.repair_aspect(4, "truthfulness")}
+    mended = ask([*asked, {"role": "assistant", "content": "Hm."}, turn])
+    first, second = (ultrafeedback.parse_aspect(reply, 4, "truthfulness") for reply in (whole, mended))
+    assert [(p.value, p.types) for p in first] == [(p.value, p.types) for p in second]
+    chat = [{"role": "user", "content": SORT["USER 1"]}, {"role": "assistant", "content": "?"}, turn]
+    assert read_request(chat).kind == "chat"
+    score = prompt("overall", {**SORT, "ANSWER": RIGHT})
+    turn = {"role": "user", "content": ultrafeedback.repair_overall()}
+    assert re.fullmatch(r"Overall score: \d+", ask([*score, {"role": "assistant", "content": "Hm."}, turn]))
+
+
+def test_garbled_replies_are_unreadable() -> None:
+    reply = ask(prompt("aspect", {**SORT, **TEXTS}, "truthfulness"))
+    for seed in range(20):
+        lost = judging.garbled(reply, random.Random(seed))
+        assert all(p.failed for p in ultrafeedback.parse_aspect(lost, 4, "truthfulness"))
+
+
+def test_a_fair_judge_has_no_eye_for_place_or_length_and_a_biased_one_does() -> None:
+    """Equal answers, one wrapped in words; means over many draws, by place and by length."""
+
+    def means(role: str) -> tuple[float, float]:
+        by_place: list[list[float]] = [[], []]
+        by_length: list[list[float]] = [[], []]
+        for draw in range(400):
+            texts = (WRONG, "Sure, I can help with that. The answer is " + WRONG + ".")
+            swapped = draw % 2
+            blocks = {**SORT, "TEXT 1": texts[swapped], "TEXT 2": texts[1 - swapped]}
+            reply = ask(prompt("aspect", blocks, "instruction_following"), role, draw)
+            for place, p in enumerate(ultrafeedback.parse_aspect(reply, 2, "instruction_following")):
+                if p.value is not None:
+                    by_place[place].append(p.value)
+                    by_length[place ^ swapped].append(p.value)
+        return mean(by_place[0]) - mean(by_place[1]), mean(by_length[1]) - mean(by_length[0])
+
+    place, length = means("fair-judge")
+    assert abs(place) < 0.1
+    assert abs(length) < 0.1
+    place, length = means("biased-judge")
+    assert place > 0.15
+    assert length > 0.4
 
 
 @pytest.mark.parametrize("role", ["teacher", "pool-a", "pool-b", "pool-c", "pool-d"])
@@ -187,6 +293,8 @@ def test_replies_are_a_function_of_role_messages_draw_and_seed() -> None:
 GOLDEN = {
     "teacher": "cat fig pear",
     "judge": "cat fig pear",
+    "fair-judge": "cat fig pear",
+    "biased-judge": "cat fig pear",
     "pool-a": "Sure! cat fig pear",
     "pool-b": "The answer is cat fig pear.",
     "pool-c": "fig pear",

@@ -3,25 +3,22 @@ respond again.
 
 A seed and what is refined from it is a chain. Chains grow side by side, in waves: every request of a wave
 depends on the chain's own past only, and its sampling seed on its text only, so neither arrival order nor the
-number of seeds changes a chain. Duplicates are decided afterwards, in the order of seeds, so a run with more
-seeds contains the run with fewer.
+number of seeds changes a chain. What depends on other chains is decided afterwards, by the sieve.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from zephyrctl.asking.ending import partial_counts
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import trouble
 from zephyrctl.config import canonical, digest_of
+from zephyrctl.curation.novelty import Pool
 from zephyrctl.judges.templates import digest, render
-from zephyrctl.providers.base import UNPAID, Answer, Failure
+from zephyrctl.providers.base import Answer, Failure
 from zephyrctl.quote import quote_blocks
-from zephyrctl.records import Message, SftRow, prompt_id
+from zephyrctl.records import Message
 
 _PACKAGE, _REFINE = "zephyrctl.stages.gen_sft", "prompts/refine.md"
 
@@ -31,6 +28,7 @@ AskAll = Callable[[Sequence[Dialogue], str, str], Sequence[Answer | Failure]]
 out."""
 
 ANSWER, REFINEMENT = "answer", "refinement"
+NOT_NOVEL = "not_novel"
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,11 @@ class Round:
     said: list[Message]
 
     @property
+    def instruction(self) -> str:
+        """What the round asks first; of a refined round, what the teacher made."""
+        return self.prompt[-1].content
+
+    @property
     def identity(self) -> str:
         """Equal for rounds that ask the same."""
         return digest_of([[[m.role, m.content] for m in self.prompt], self._follow_ups()])
@@ -89,12 +92,13 @@ def template_digests() -> dict[str, str]:
     return {"gen-sft/refine.md": digest(_PACKAGE, _REFINE)}
 
 
-def grow(seeds: Sequence[Seed], rounds: int, ask: AskAll) -> list[Chain]:
+def grow(seeds: Sequence[Seed], rounds: int, ask: AskAll, *, novelty: float) -> list[Chain]:
     """The chains of `seeds`, in the same order, each with up to `rounds` refinements.
 
     A chain ends early where a reply fails, is refused, empty or cut off, or where the refined instruction
-    equals the one it came from. Follow-up turns of a seed are asked one by one, with the teacher's own
-    answers in context.
+    equals the one it came from, or has a ROUGE-L above `novelty` with one that was made in this chain before:
+    then it ends before that instruction is answered. Follow-up turns of a seed are asked one by one, with the
+    teacher's own answers in context.
     """
     chains = [Chain(seed) for seed in seeds]
     for chain in chains:
@@ -103,7 +107,7 @@ def grow(seeds: Sequence[Seed], rounds: int, ask: AskAll) -> list[Chain]:
     _respond(chains, 0, ask)
     for number in range(1, rounds + 1):
         alive = [chain for chain in chains if chain.end is None]
-        _refine(alive, number, ask)
+        _refine(alive, number, ask, novelty)
         _respond([chain for chain in alive if chain.end is None], number, ask)
     return chains
 
@@ -127,7 +131,7 @@ def _respond(chains: Sequence[Chain], number: int, ask: AskAll) -> None:
         open_ = going_on
 
 
-def _refine(chains: Sequence[Chain], number: int, ask: AskAll) -> None:
+def _refine(chains: Sequence[Chain], number: int, ask: AskAll, novelty: float) -> None:
     """Opens the next round of each chain with a refined instruction, or ends the chain.
 
     What is refined is the last instruction of the round's prompt and its answer: for a dialogue with
@@ -151,7 +155,25 @@ def _refine(chains: Sequence[Chain], number: int, ask: AskAll) -> None:
             continue
         system = tuple(m for m in prompt if m.role == "system")
         following = (*system, Message(role="user", content=instruction))
+        near = _near_own(chain, instruction, novelty)
+        if near is not None:
+            chain.end = Reject(chain.seed, number, NOT_NOVEL, near, following)
+            continue
         chain.rounds.append(Round(following, [], list(following)))
+
+
+def _near_own(chain: Chain, instruction: str, novelty: float) -> str | None:
+    """Which instruction of its own chain a new one is too near to, in words. The user's seed does not count."""
+    made = Pool()
+    for done in chain.rounds[1:]:
+        made.add(done.instruction)
+    near = made.most_similar(instruction, novelty)
+    return None if near is None else near_words(near.score, chain.rounds[1 + near.index].instruction)
+
+
+def near_words(score: float, earlier: str) -> str:
+    """Why an instruction is not new, for its reject."""
+    return f"ROUGE-L {score:.2f} with: {earlier}"
 
 
 def _text_or_end(chain: Chain, reply: Answer | Failure, number: int, said: Dialogue) -> str | None:
@@ -161,77 +183,3 @@ def _text_or_end(chain: Chain, reply: Answer | Failure, number: int, said: Dialo
     reason, detail = found
     chain.end = Reject(chain.seed, number, reason, detail, said)
     return None
-
-
-class Sieve:
-    """Decides, in the order of seeds, which rounds become rows; counts everything so that the sums add up.
-
-    For every run: seeds x (rounds + 1) = kept + dropped (by reason) + not reached. In a run that only replays the
-    ledger, `unfinished` of them are neither made nor settled.
-    """
-
-    def __init__(self, rounds: int, model: str) -> None:
-        self.kept = 0
-        self.seeds = 0
-        self.unfinished = 0
-        self.rejects: list[Reject] = []
-        self._rounds = rounds
-        self._model = model
-        self._seen: set[str] = set()
-
-    def dropped(self) -> Counter[str]:
-        """How many pairs were dropped, by reason."""
-        return Counter(reject.reason for reject in self.rejects)
-
-    def not_reached(self) -> int:
-        """How many pairs were never asked for because their chain had ended."""
-        return self.possible - self.kept - len(self.rejects)
-
-    def counts(self, bad_rows: int) -> dict[str, Any]:
-        """For the manifest: seeds x (rounds + 1) = kept + dropped + not reached."""
-        counts: dict[str, Any] = {
-            "seeds": self.seeds,
-            "kept": self.kept,
-            "dropped": dict(sorted(self.dropped().items())),
-            "not_reached": self.not_reached(),
-            "bad_rows": bad_rows,
-        }
-        return counts | partial_counts(self.possible - self.unfinished, self.possible)
-
-    @property
-    def possible(self) -> int:
-        """How many pairs the seeds can make."""
-        return self.seeds * (self._rounds + 1)
-
-    def rows(self, chain: Chain) -> Iterator[SftRow]:
-        """The rows of one chain. An instruction that an earlier chain asked is dropped and ends this
-        chain."""
-        self.seeds += 1
-        parent: str | None = None
-        for number, done in enumerate(chain.rounds):
-            if done.identity in self._seen:
-                detail = "an earlier row asks the same"
-                self.rejects.append(Reject(chain.seed, number, "duplicate", detail, done.prompt))
-                return
-            self._seen.add(done.identity)
-            row = self._row(chain.seed, number, done, parent)
-            self.kept += 1
-            parent = row.row_id
-            yield row
-        if chain.end is not None:
-            self.rejects.append(chain.end)
-            if chain.end.reason == UNPAID:
-                self.unfinished += self._rounds + 1 - chain.end.round
-
-    def _row(self, seed: Seed, number: int, done: Round, parent: str | None) -> SftRow:
-        said = [[m.role, m.content] for m in done.said]
-        return SftRow(
-            row_id=digest_of({"parent": parent, "messages": said}).removeprefix("sha256:"),
-            prompt_id=prompt_id(done.prompt) if number else seed.row.prompt_id,
-            messages=done.said,
-            parent=parent,
-            seed_id=seed.row.prompt_id,
-            round=number,
-            model=self._model,
-            source=seed.row.source,
-        )

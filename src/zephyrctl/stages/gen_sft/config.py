@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 from zephyrctl.asking.config import AskingConfig
 from zephyrctl.config import reads, runtime
 
+_MOST_ROUNDS = 100
+
 
 class GenSftConfig(AskingConfig):
     """Settings of `gen-sft`: seed prompts in, dialogues to imitate out."""
@@ -25,16 +27,19 @@ class GenSftConfig(AskingConfig):
     """ultrachat: a text file with one topic a line; unset = the shipped list."""
     rows: int | None = Field(None, ge=1)
     """zephyr: how many seeds to use, from the first on; unset = all of them (1,000 of the sandbox's own).
-    self-instruct: how many new tasks to make. ultrachat: how many dialogues."""
+    self-instruct: how many new tasks to make. ultrachat: how many dialogues to hold (unset = 1,000)."""
     rounds: int = Field(1, ge=0)
     """zephyr: refinements of each seed; K refinements give up to K+1 pairs."""
     turns: tuple[int, int] = (2, 7)
-    """ultrachat: the fewest and the most rounds of user and assistant; how many a dialogue has is drawn."""
+    """ultrachat: the fewest and the most rounds of user and assistant; how many a dialogue has is drawn, and the
+    user may end it earlier, though not before the fewest."""
     novelty: float = Field(0.7, gt=0, le=1)
     """zephyr, self-instruct: a machine-made instruction is dropped when its ROUGE-L with one made before is above
     this."""
     islands: int = Field(1, ge=1, le=64)
     """self-instruct: how many pools of tasks grow side by side without knowing each other; shards share them out."""
+    instances: int = Field(1, ge=1, le=5)
+    """self-instruct: how many instances of a task are kept at most."""
     filters: list[str] = Field(default_factory=list)
     """Filters that finished dialogues go through, in this order: `persona`, `cut-off`, `max-tokens=2048` …"""
     tokenizer: str | None = reads(None)
@@ -62,3 +67,10 @@ class GenSftConfig(AskingConfig):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("turns")
+    @classmethod
+    def _fewest_first(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1] <= _MOST_ROUNDS:
+            raise ValueError(f"the fewest and the most rounds, from 1 to {_MOST_ROUNDS}, such as [2, 7]")
+        return value

@@ -23,6 +23,10 @@ from zephyrctl.stages.gen_sft.config import GenSftConfig
 
 NAME = "sft-data"
 _CUT_OFF_WARNING = 0.01
+_FOR_FREE = (
+    "public dialogues cost nothing: zephyrctl import hf://HuggingFaceH4/ultrachat_200k --as sft brings 208k of another "
+    "teacher's"
+)
 
 R = TypeVar("R")
 C = TypeVar("C")
@@ -45,9 +49,11 @@ class Frame:
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens, seed=seed
         )
 
-    def ask(self, said: Sequence[Message], purpose: str) -> Ask:
-        """A request seeded by its own text: an equal request is an equal request, wherever it stands."""
-        return Ask(tuple(said), self.sampling(row_seed(self.config.seed, prompt_id(said))), purpose=purpose)
+    def ask(self, said: Sequence[Message], purpose: str, *, draw: int = 0) -> Ask:
+        """A request seeded by its own text: an equal request is an equal request, wherever it stands; `draw` 1, 2 …
+        ask for further replies to it."""
+        seed = row_seed(self.config.seed, prompt_id(said), *([draw] if draw else []))
+        return Ask(tuple(said), self.sampling(seed), draw=draw, purpose=purpose)
 
     def carry_out(
         self,
@@ -60,6 +66,8 @@ class Frame:
         training: Training | None = None,
     ) -> StepResult:
         """Estimates, gets consent, and has `make` carry the errand out; the teacher is let go of at the end."""
+        if self.step.world != "sandbox" and not self.config.accept_partial:
+            self.work.emit(Note(_FOR_FREE))
         with Ledger.open(self.work.store.ledger_path, emit=self.work.emit) as ledger:
             try:
                 errand = Errand(

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from zephyrctl.asking.config import AskingConfig
 from zephyrctl.asking.prompts import Seed
+from zephyrctl.curation.pipeline import make_pipeline
 from zephyrctl.providers.base import UNPAID, Answer, Failure, Outcome
 from zephyrctl.quote import read_blocks
 from zephyrctl.records import Message, PromptRow, SftRow, prompt_id
-from zephyrctl.stages.gen_sft.chains import Dialogue, Sieve, grow, refine_request, template_digests
+from zephyrctl.stages.gen_sft.chains import Dialogue, grow, refine_request, template_digests
 from zephyrctl.stages.gen_sft.config import GenSftConfig
+from zephyrctl.stages.gen_sft.screen import Screen
+from zephyrctl.stages.gen_sft.sieve import Sieve
 
 
 def answer(text: str, outcome: Outcome = "text") -> Answer:
@@ -55,13 +58,18 @@ class Teacher:
         return self.special.get(text, answer(f"re: {text}"))
 
 
+def empty_sieve(rounds: int, novelty: float = 1.0) -> Sieve:
+    return Sieve(rounds, "teacher", novelty=novelty, screen=Screen(make_pipeline([])))
+
+
 def made(
     seeds: Sequence[Seed],
     rounds: int,
     ask: Callable[[Sequence[Dialogue], str, str], Sequence[Answer | Failure]],
+    novelty: float = 1.0,
 ) -> tuple[list[SftRow], Sieve]:
-    sieve = Sieve(rounds, "teacher")
-    rows = [row for chain in grow(seeds, rounds, ask) for row in sieve.rows(chain)]
+    sieve = empty_sieve(rounds, novelty)
+    rows = [row for chain in grow(seeds, rounds, ask, novelty=novelty) for row in sieve.rows(chain)]
     possible = sieve.seeds * (rounds + 1)
     assert possible == sieve.kept + len(sieve.rejects) + sieve.not_reached()
     assert sieve.kept == len(rows)
@@ -183,9 +191,10 @@ def test_more_seeds_contain_fewer_and_chunks_do_not_matter(names: list[str], rou
     whole, _ = made(seeds, rounds, Teacher(SPECIAL))
     part, _ = made(seeds[:cut], rounds, Teacher(SPECIAL))
     assert whole[: len(part)] == part
-    sieve = Sieve(rounds, "teacher")
+    sieve = empty_sieve(rounds)
     chunks = [seeds[:cut], seeds[cut:]]
-    pieces = [row for c in chunks for chain in grow(c, rounds, Teacher(SPECIAL)) for row in sieve.rows(chain)]
+    chains = [chain for c in chunks for chain in grow(c, rounds, Teacher(SPECIAL), novelty=1.0)]
+    pieces = [row for chain in chains for row in sieve.rows(chain)]
     assert pieces == whole
 
 

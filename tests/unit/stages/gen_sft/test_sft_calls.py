@@ -38,7 +38,7 @@ def test_calls_and_texts_are_counted_as_they_are_made(follow_ups: list[int], rou
         texts = [f"{len(d)} {d[-1].content[-40:]} {made.total()}" for d in dialogues]
         return [Answer(t, "text", "stop", "m", None, "k", False) for t in texts]
 
-    grow(seeds, rounds, ask)
+    grow(seeds, rounds, ask, novelty=1.0)
     sketch = Sketch()
     draw(sketch, seeds, TEACHER, rounds, Sampling(max_tokens=64))
     planned: dict[str, Any] = {part.purpose: part for part in sketch.parts}
