@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,21 @@ from zephyrctl.artifacts import readers, shapes
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.artifacts.digests import hash_file
 from zephyrctl.artifacts.folders import data_files
+from zephyrctl.artifacts.hub import PREFIX, fetch_data
 from zephyrctl.artifacts.manifest import FILE_NAME, InputRef, World
 from zephyrctl.artifacts.models import artifact_at
 from zephyrctl.artifacts.ref import looks_like_ref
+from zephyrctl.artifacts.shapes_messages import SaysNothing
 from zephyrctl.artifacts.store import MAKERS, Store
 from zephyrctl.config import digest_of
 from zephyrctl.errors import BadRow, IntegrityError, RefNotFound, StageRejected, UsageError, WrongKind
+from zephyrctl.events import Emit, Warning_, silent
 from zephyrctl.records import ROW_TYPES, Record
 
 OnBadRow = Literal["fail", "skip"]
 Located = tuple[str, str | None, Record]
+File = tuple[Path, str, str | None]
+"""A data file: where it lies, its name in messages, and the split that its name tells."""
 _ASKING = ("prompts", "sft", "feedback", "prefs")
 _SHOWN = 20
 
@@ -54,6 +60,16 @@ class Source:
         """This source as inputs of a step: one for each thing it is mixed from."""
         return [self.input(role)]
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the order of the rows is the user's own, so that the first ones are meant where fewer are asked
+        for."""
+        return self.artifact is None
+
+    def shares(self) -> list[dict[str, Any]]:
+        """What each part of a mixture gave, for the manifest; empty for a source that is no mixture."""
+        return []
+
     def rows(self) -> Iterator[Located]:
         """`(where, split, row)` in stored order; split None = not split yet.
 
@@ -64,23 +80,25 @@ class Source:
         return self._read(self.rejects)
 
 
-def open_source(store: Store, text: str, kind: str, *, on_bad_row: OnBadRow = "fail") -> Source:
-    """The rows of kind `kind` that `text` names: a ref, a path, or `-` for JSONL on stdin.
+def open_source(
+    store: Store, text: str, kind: str, *, on_bad_row: OnBadRow = "fail", emit: Emit = silent
+) -> Source:
+    """The rows of kind `kind` that `text` names: a ref, a path, `hf://org/name`, or `-` for JSONL on stdin.
 
-    An outside file is read once from end to end first, so that a bad row is found before any work. Raises
+    An outside file is read once from end to end first, so that a bad row is found before any work. Rows in good
+    order that say nothing (a pair of twice the same text) are always left out, counted and told. Raises
     RefNotFound, WrongKind naming the command that makes the right kind, BadRow naming file and line (the
-    count and the first 20), StageRejected when no usable row is left.
+    count and the first 20), StageRejected when no usable row is left; for the Hub as `fetch_data`.
     """
     if kind not in ROW_TYPES:
         raise UsageError(f"rows of kind '{kind}' cannot be read", hint="known: " + ", ".join(ROW_TYPES))
-    if text.startswith("hf://"):
-        raise UsageError(
-            f"{text}: data of the Hub has to be on this machine first", hint="give the folder: ./dir"
-        )
+    if text.startswith(PREFIX):
+        data = fetch_data(text, kind, emit)
+        return _outside(data.ref, kind, on_bad_row, data.files, form=_form("Hub", data.rule), emit=emit)
     if text == "-":
-        return _from_stdin(kind, on_bad_row)
+        return _from_stdin(kind, on_bad_row, emit)
     if _is_path(store, text):
-        return _from_path(store, text, kind, on_bad_row)
+        return _from_path(store, text, kind, on_bad_row, emit)
     return from_artifact(store.resolve(text), kind)
 
 
@@ -139,32 +157,34 @@ def _is_path(store: Store, text: str) -> bool:
     return False
 
 
-def _from_path(store: Store, text: str, kind: str, on_bad_row: OnBadRow) -> Source:
+def _from_path(store: Store, text: str, kind: str, on_bad_row: OnBadRow, emit: Emit) -> Source:
     path = Path(text).expanduser()
     if not path.exists():
+        hub = f", or {PREFIX}{text} for the Hub's" if text.count("/") == 1 and text[0] not in "./~" else ""
         raise RefNotFound(
             f"no such file or folder: {text}",
-            hint="give a path that exists, or the name of an artifact (zephyrctl artifacts ls)",
+            hint=f"give a path that exists, or the name of an artifact (zephyrctl artifacts ls){hub}",
         )
     if path.is_dir():
         if (path / FILE_NAME).is_file():
             artifact = artifact_at(store, path)
             known = artifact.path.parent.parent == store.root
             return from_artifact(artifact, kind, ref=str(artifact.ref) if known else text)
-        return _outside(text, kind, on_bad_row, data_files(path, text, kind))
+        files, rule = data_files(path, text, kind)
+        return _outside(text, kind, on_bad_row, files, form=_form("folder", rule), emit=emit)
     if path.stat().st_size == 0:
         raise BadRow(f"{text}:1", "the file is empty")
-    return _outside(text, kind, on_bad_row, [(path, text, None)])
+    return _outside(text, kind, on_bad_row, [(path, text, None)], form=_ending(path), emit=emit)
 
 
-def _from_stdin(kind: str, on_bad_row: OnBadRow) -> Source:
+def _from_stdin(kind: str, on_bad_row: OnBadRow, emit: Emit) -> Source:
     spool = tempfile.NamedTemporaryFile(prefix="zephyrctl-", suffix=".jsonl")  # noqa: SIM115 - lives as long as the source
     while block := sys.stdin.buffer.read(1 << 20):
         spool.write(block)
     spool.flush()
     if not spool.tell():
         raise BadRow("stdin:1", "nothing was given")
-    source = _outside("-", kind, on_bad_row, [(Path(spool.name), "stdin", None)])
+    source = _outside("-", kind, on_bad_row, [(Path(spool.name), "stdin", None)], form="jsonl", emit=emit)
     inner = source._read
 
     def read(rejects: list[dict[str, Any]]) -> Iterator[Located]:
@@ -175,11 +195,23 @@ def _from_stdin(kind: str, on_bad_row: OnBadRow) -> Source:
     return source
 
 
-def _outside(text: str, kind: str, on_bad_row: OnBadRow, files: list[tuple[Path, str, str | None]]) -> Source:
+def _form(place: str, rule: str) -> str:
+    return f"{place} ({rule})" if rule else place
+
+
+def _ending(path: Path) -> str:
+    return next((e.lstrip(".") for e in readers.SUFFIXES if path.name.endswith(e)), "file")
+
+
+def _outside(
+    text: str, kind: str, on_bad_row: OnBadRow, files: list[File], *, form: str, emit: Emit = silent
+) -> Source:
     files = [(path.absolute(), shown, split) for path, shown, split in files]
     before = [_state(path) for path, _, _ in files]
     digest = _digest(files)
-    shape = _validate(kind, files, on_bad_row, text)
+    shape, idle = _validate(kind, files, on_bad_row, text)
+    if idle:
+        emit(Warning_(f"{text}: {idle.total():,} rows say nothing and are left out ({', '.join(idle)})"))
 
     def read(rejects: list[dict[str, Any]]) -> Iterator[Located]:
         if [_state(path) for path, _, _ in files] != before:
@@ -188,15 +220,15 @@ def _outside(text: str, kind: str, on_bad_row: OnBadRow, files: list[tuple[Path,
             )
         for path, shown, split in files:
             for where, found in _convert(kind, shape, path, shown):
-                if not isinstance(found, BadRow):
+                if isinstance(found, Record):
                     yield where, split, found
+                elif isinstance(found, SaysNothing):
+                    rejects.append({"where": where, "reason": found.reason, "detail": str(found), "row": ""})
                 elif on_bad_row == "fail":
                     raise found
                 else:
                     rejects.append(reject(found))
 
-    endings = [ending for ending in readers.SUFFIXES if files[0][0].name.endswith(ending)]
-    form = "folder" if Path(text).expanduser().is_dir() else endings[0].lstrip(".")
     return Source(kind, text, digest, "real", None, f"{form}: {shape}", _read=read)
 
 
@@ -205,10 +237,11 @@ def reject(error: BadRow) -> dict[str, Any]:
     return {"where": error.where, "reason": "bad row", "detail": error.why, "row": ""}
 
 
-def _validate(kind: str, files: list[tuple[Path, str, str | None]], on_bad_row: OnBadRow, text: str) -> str:
-    """The shape of the rows, after every row of every file was tried."""
+def _validate(kind: str, files: list[File], on_bad_row: OnBadRow, text: str) -> tuple[str, Counter[str]]:
+    """The shape of the rows, after every row of every file was tried; and how many say nothing, by reason."""
     shape, good = "", 0
     bad: list[BadRow] = []
+    idle: Counter[str] = Counter()
     for path, shown, _ in files:
         for where, raw in readers.read_file(path, shown):
             if isinstance(raw, BadRow):
@@ -218,26 +251,33 @@ def _validate(kind: str, files: list[tuple[Path, str, str | None]], on_bad_row: 
                 shape = shape or shapes.detect(kind, raw)
                 shapes.convert(kind, shape, raw)
                 good += 1
+            except SaysNothing as error:
+                idle[error.reason] += 1
             except ValueError as error:
                 bad.append(BadRow(where, str(error)))
     if bad and (on_bad_row == "fail" or not shape):
-        raise _together(bad, good + len(bad), text, one_cause=not shape)
+        raise _together(bad, good + len(bad) + idle.total(), text, one_cause=not shape)
     if not good:
+        reasons = ", ".join(f"{n:,} {why}" for why, n in [("bad", len(bad)), *idle.items()] if n)
         raise (
-            StageRejected(f"{text}: no usable rows ({len(bad)} bad ones were left out)")
-            if bad
+            StageRejected(f"{text}: no usable rows ({reasons} left out)")
+            if reasons
             else BadRow(f"{files[0][1]}:1", "the file has no rows")
         )
-    return shape
+    return shape, idle
 
 
-def _convert(kind: str, shape: str, path: Path, shown: str) -> Iterator[tuple[str, Record | BadRow]]:
+def _convert(
+    kind: str, shape: str, path: Path, shown: str
+) -> Iterator[tuple[str, Record | BadRow | SaysNothing]]:
     for where, raw in readers.read_file(path, shown):
         if isinstance(raw, BadRow):
             yield where, raw
             continue
         try:
             yield where, shapes.convert(kind, shape, raw)
+        except SaysNothing as error:
+            yield where, error
         except ValueError as error:
             yield where, BadRow(where, str(error))
 
@@ -256,7 +296,7 @@ def _together(bad: list[BadRow], total: int, text: str, *, one_cause: bool) -> B
     return error
 
 
-def _digest(files: list[tuple[Path, str, str | None]]) -> str:
+def _digest(files: list[File]) -> str:
     if len(files) == 1 and files[0][2] is None:
         return "sha256:" + hash_file(files[0][0])
     return digest_of([[path.name, split, hash_file(path)] for path, _, split in files])

@@ -52,8 +52,8 @@ class Seeds:
         """The prompts, in the order in which they are used: more rows always contain fewer.
 
         A file is used from its first row on. Prompts of an artifact come in an order drawn by hash of the
-        prompt, so that any first part holds both splits; the split they have is kept. Others get theirs by
-        hash of the prompt.
+        prompt, so that any first part holds both splits; so do those of a mixture. The split they have is kept;
+        others get theirs by hash of the prompt.
         """
         taken = self._taken(seed)
         return [_seed(*found, test_fraction, position) for position, found in enumerate(taken)]
@@ -62,7 +62,7 @@ class Seeds:
         if self.source is None:
             return [(f"sandbox prompt {i}", None, row) for i, row in enumerate(self.own, 1)]
         found = ((where, split, _prompt(where, row)) for where, split, row in self.source.rows())
-        if self.source.artifact is None:
+        if self.source.in_order:
             taken = list(islice(found, self.rows))
         else:
             ranked = sorted(found, key=lambda x: (row_seed(seed, "order", x[2].prompt_id), x[0]))

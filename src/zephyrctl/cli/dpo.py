@@ -43,7 +43,7 @@ def dpo_cli(
 
     \b
     zephyrctl dpo --init ckpt/sft-e1 --epochs 3
-    zephyrctl dpo --init ckpt/sft-e1 --data pairs.jsonl --beta 0.05
+    zephyrctl dpo --init ckpt/sft-e1 --data pairs.jsonl --data prefs=0.5 --beta 0.05
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.dpo.config import DpoConfig

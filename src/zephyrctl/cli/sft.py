@@ -37,6 +37,7 @@ def sft_cli(
     \b
     zephyrctl sft --init sandbox --epochs 1
     zephyrctl sft --init ./Mistral-7B-v0.1 --data dialogues.jsonl --epochs 1
+    zephyrctl sft --init ./Mistral-7B-v0.1 --data sft-data --data hf://HuggingFaceH4/ultrachat_200k=0.1
     """
     from zephyrctl.cli.stage import run_stage
     from zephyrctl.stages.sft.config import SftConfig

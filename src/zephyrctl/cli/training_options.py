@@ -11,7 +11,12 @@ Init = Annotated[
     typer.Option("--init", help="Model to start from: ckpt/NAME, a folder, NAME@vN, org/name, sandbox."),
 ]
 Data = Annotated[
-    list[str] | None, typer.Option("--data", help="Training data: a ref, a file or a folder; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="REF[=WEIGHT]",
+        help="Training data: a ref, a file, a folder, hf://org/name; repeatable. =0.5: half its rows, =2: all twice.",
+    ),
 ]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")]
 MaxSteps = Annotated[

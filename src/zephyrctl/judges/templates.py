@@ -31,7 +31,7 @@ def _template(package: str, path: str) -> "Template":
     return environment.from_string(source(package, path))
 
 
-def render(package: str, path: str, **values: str) -> str:
+def render(package: str, path: str, **values: object) -> str:
     """The prompt file with its `{{ names }}` filled in. Raises jinja2.UndefinedError for a name without a
     value."""
     return _template(package, path).render(**values)

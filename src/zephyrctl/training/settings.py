@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zephyrctl.config import StageConfig, reads, runtime
 from zephyrctl.errors import UsageError
@@ -18,7 +18,8 @@ class TrainingConfig(StageConfig):
     init: str | None = reads(None)
     """The model to start from: a folder, an artifact, a Hub name, or `sandbox`."""
     data: list[str] = reads([])
-    """What to train on; without it the newest artifact under the preceding stage's default name is taken."""
+    """What to train on, each with `=weight` where wanted (0.5 = half of its rows, 2 = every row twice); without it the
+    newest artifact under the preceding stage's default name is taken."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the data."""
     max_steps: int | None = Field(None, ge=1)
@@ -57,6 +58,11 @@ class TrainingConfig(StageConfig):
     model."""
     save_steps: int | None = runtime(None, ge=1)
     """Save a checkpoint every so many steps; without it about once a minute."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zephyrctl.artifacts.adopt import Source, open_source
+from zephyrctl.artifacts.adopt import Source
 from zephyrctl.artifacts.manifest import InputRef
+from zephyrctl.artifacts.mixture import open_mixture
 from zephyrctl.artifacts.models import ModelSource
 from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.artifacts.store import Store
@@ -61,6 +62,8 @@ class Data:
     held_out: int = 0
     """Rows held out here, because their source came without splits."""
     rejects: list[dict[str, Any]] = field(default_factory=list)
+    shares: list[dict[str, Any]] = field(default_factory=list)
+    """What each source of a mixture gave; empty for one source alone."""
 
     def counts(self) -> dict[str, Any]:
         """Counts of the training rows by name, those of the held-out rows under `test`."""
@@ -75,14 +78,12 @@ def train(config: TrainingConfig, work: Work, method: Method) -> StepResult:
     signal).
     """
     init = _starting_model(config, work.store, method)
-    sources = _sources(config, work, method, init)
-    world: Literal["sandbox", "real"] = (
-        "sandbox" if "sandbox" in (init.world, *(s.world for s in sources)) else "real"
-    )
+    source = _source(config, work, method, init)
+    world: Literal["sandbox", "real"] = "sandbox" if "sandbox" in (init.world, source.world) else "real"
     inputs = [InputRef(role="init", ref=init.ref, digest=init.digest, kind="model")]
     if method.reference:
         inputs.append(InputRef(role="reference", ref=init.ref, digest=init.digest, kind="model"))
-    inputs += [source.input("data") for source in sources]
+    inputs += source.inputs("data")
     name = config.out or f"{method.task}-{config.length_label()}"
     step = Step(work, config, name=name, kind="model", inputs=inputs, world=world)
     done = step.done()
@@ -93,7 +94,7 @@ def train(config: TrainingConfig, work: Work, method: Method) -> StepResult:
     need_length(config.max_length, shape.context)
     with quiet():
         tokenizer = load_tokenizer(init.path, system=config.system)
-        data = _tokens(config, sources, tokenizer, method)
+        data = _tokens(config, source, tokenizer, method)
     plan = _plan(config, data, shape, work.emit)
     _show(config, work.emit, init, shape, data, plan)
     if work.dry_run:
@@ -118,7 +119,7 @@ def _starting_model(config: TrainingConfig, store: Store, method: Method) -> Mod
     )
 
 
-def _sources(config: TrainingConfig, work: Work, method: Method, init: ModelSource) -> list[Source]:
+def _source(config: TrainingConfig, work: Work, method: Method, init: ModelSource) -> Source:
     texts = list(config.data)
     if not texts:
         newest = work.store.newest(method.default_data, world=init.world, kind=method.data_kind)
@@ -131,30 +132,36 @@ def _sources(config: TrainingConfig, work: Work, method: Method, init: ModelSour
             Note(f"training on {newest.ref}, the newest {method.default_data} of the {init.world} world")
         )
         texts = [str(newest.ref)]
-    return [open_source(work.store, text, method.data_kind, on_bad_row=config.on_bad_row) for text in texts]
+    return open_mixture(
+        work.store,
+        texts,
+        method.data_kind,
+        seed=config.seed,
+        on_bad_row=config.on_bad_row,
+        test_fraction=config.test_fraction,
+        emit=work.emit,
+    )
 
 
-def _tokens(config: TrainingConfig, sources: Sequence[Source], tokenizer: Any, method: Method) -> Data:
+def _tokens(config: TrainingConfig, source: Source, tokenizer: Any, method: Method) -> Data:
     """All rows as token rows. Splits are those stored; where a source has none, the prompt's hash decides."""
     train: list[tuple[str, Any]] = []
     test: list[tuple[str, Any]] = []
     drawn: list[tuple[str, Any]] = []
-    rejects: list[dict[str, Any]] = []
-    for source in sources:
-        row: Any
-        for where, split, row in source.rows():
-            if split is None and split_of(row.prompt_id, config.test_fraction) == "test":
-                drawn.append((where, row))
-            else:
-                (test if split == "test" else train).append((where, row))
-        rejects += source.rejects
+    row: Any
+    for where, split, row in source.rows():
+        if split is None and split_of(row.prompt_id, config.test_fraction) == "test":
+            drawn.append((where, row))
+        else:
+            (test if split == "test" else train).append((where, row))
     if not train:
         train, drawn = drawn, []
     data = Data(method.to_tokens(train, tokenizer), method.to_tokens([*test, *drawn], tokenizer), len(drawn))
     if method.pack is not None and data.train.rows:
         data.train.rows = method.pack(data.train.rows)
         data.train.counts["packs"] = len(data.train.rows)
-    data.rejects = [*rejects, *data.train.rejects, *data.test.rejects]
+    data.rejects = [*source.rejects, *data.train.rejects, *data.test.rejects]
+    data.shares = source.shares()
     return data
 
 
@@ -233,6 +240,10 @@ def _show(
         ("forward passes", f"{plan.accumulation} of up to {plan.micro} rows a step"),
         ("arithmetic", config.dtype),
     ]
+    rows += [
+        (f"from {share['ref']}", f"{share['used']} rows of {share['rows']} (weight {share['weight']:g})")
+        for share in data.shares
+    ]
     emit(Table("plan", ("what", "value"), tuple(rows)))
 
 
@@ -292,6 +303,8 @@ def _fill(
     for name in (METRICS, TIMING):
         staging.write_text(name, texts[name])
     steps = max((row["step"] for row in journal.metrics), default=0)
+    if data.shares:
+        staging.extra["mixture"] = data.shares
     staging.counts.update(data.counts())
     staging.counts.update(
         steps=steps, planned_steps=plan.steps, batch_size=plan.batch, held_out=data.held_out

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from zephyrctl.artifacts.adopt import open_source
+from zephyrctl.artifacts.folders import choose
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import (
     BadRow,
@@ -23,6 +24,7 @@ from zephyrctl.errors import (
     WrongKind,
     ZephyrError,
 )
+from zephyrctl.events import Recorder
 
 if TYPE_CHECKING:
     from conftest import Make
@@ -85,7 +87,7 @@ BAD_LINES = {
     b"[1, 2]": "expected a JSON object, found list",
     b'"text"': "expected a JSON object",
     b'{"prompt": "q", "chosen": "a", "rejected": 7}': "`rejected` is a number",
-    b'{"prompt": "q", "chosen": "a", "rejected": "a"}': "same text",
+    b'{"prompt": "q", "chosen": "a", "rejected": []}': "empty list",
     b'{"prompt": "q", "chosen": "a", "rejected": "b\\u0000"}': "NUL",
     b'{"prompt": "q", "chosen": "a", "rejected": "b\\ud800"}': "lone surrogate",
     b'{"prompt": "q", "chosen": "a", "rejected": "\xff"}': "not UTF-8",
@@ -113,7 +115,7 @@ def test_a_bad_row_is_named_by_file_and_line(store: Store, write: Write, line: b
 
 
 def test_many_bad_rows_give_their_count_and_the_first_twenty(store: Store, write: Write) -> None:
-    path = write("p.jsonl", [PAIR] + [{**PAIR, "rejected": "a"}] * 30)
+    path = write("p.jsonl", [PAIR] + [{**PAIR, "rejected": 7}] * 30)
     with pytest.raises(BadRow) as caught:
         open_source(store, str(path), "prefs")
     lines = caught.value.message.splitlines()
@@ -132,9 +134,25 @@ def test_an_empty_file_is_never_an_empty_success(store: Store, write: Write, con
 
 
 def test_nothing_but_bad_rows_is_refused_even_when_they_are_skipped(store: Store, write: Write) -> None:
-    path = write("p.jsonl", [{**PAIR, "rejected": "a"}])
+    path = write("p.jsonl", [{**PAIR, "rejected": 7}])
     with pytest.raises(StageRejected):
         open_source(store, str(path), "prefs", on_bad_row="skip")
+
+
+def test_pairs_of_the_same_text_are_left_out_and_told(store: Store, write: Write) -> None:
+    asked, said = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    twice = {"prompt": "q", "chosen": [asked, said], "rejected": [asked, said]}
+    path = write("p.jsonl", [PAIR, {**PAIR, "rejected": "a"}, twice, PAIR])
+    heard = Recorder()
+    source = open_source(store, str(path), "prefs", emit=heard)
+    for _ in range(2):
+        assert [w for w, _, _ in source.rows()] == [f"{path}:1", f"{path}:4"]
+        assert [(r["where"], r["reason"]) for r in source.rejects] == [
+            (f"{path}:2", "identical"), (f"{path}:3", "identical"),
+        ]  # fmt: skip
+    assert any("2 rows say nothing and are left out (identical)" in text for text in heard.texts())
+    with pytest.raises(StageRejected, match="1 identical left out"):
+        open_source(store, str(write("q.jsonl", [{**PAIR, "rejected": "a"}])), "prefs")
 
 
 def test_files_that_cannot_be_read_as_a_whole(store: Store, write: Write, tmp_path: Path) -> None:
@@ -199,6 +217,35 @@ def test_hub_folders_keep_their_splits(store: Store, write: Write) -> None:
     assert [s for _, s, _ in open_source(store, str(loose), "prefs").rows()] == [None]
 
 
+VARIANTS = [
+    "train_sft-00000-of-00001.jsonl", "test_sft-00000-of-00001.jsonl", "train_gen-00000-of-00001.jsonl",
+    "test_gen-00000-of-00001.jsonl", "train_prefs-00000-of-00001.jsonl", "test_prefs-00000-of-00001.jsonl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "taken", "rule"),
+    [
+        ("sft", VARIANTS, ["train_sft", "test_sft"], "2 of 6 files, *_sft"),
+        ("prefs", VARIANTS, ["train_prefs", "test_prefs"], "2 of 6 files, *_prefs"),
+        ("prompts", VARIANTS, ["train_gen", "test_gen"], "2 of 6 files, *_gen"),
+        ("prompts", VARIANTS[:2], ["train_sft", "test_sft"], ""),
+        ("feedback", ["flan.jsonl", "truthful_qa.jsonl"], ["flan.jsonl", "truthful_qa.jsonl"], ""),
+        ("sft", ["train.jsonl", "validation.jsonl"], ["train.jsonl", "test"], "validation is the test split"),
+        ("sft", ["train.jsonl", "test.jsonl", "val.jsonl"], ["train.jsonl", "test.jsonl"], "2 of 3 files"),
+        ("sft", ["train.jsonl", "notes.jsonl"], ["train.jsonl"], "1 of 2 files"),
+    ],
+)
+def test_the_files_of_a_folder_are_chosen_by_a_rule_that_is_stated(
+    kind: str, names: list[str], taken: list[str], rule: str
+) -> None:
+    chosen = choose([f"data/{name}" for name in names] + ["README.md", "other/train.jsonl"], kind)
+    assert chosen is not None
+    assert chosen.rule == rule
+    for (path, split), expected in zip(chosen.files, taken, strict=True):
+        assert expected in path or split == expected
+
+
 def test_folders_that_hold_no_rows_say_what_they_are(store: Store, write: Write, tmp_path: Path) -> None:
     with pytest.raises(WrongKind, match="model folder"):
         open_source(store, str(write("model/config.json", b"{}").parent), "prefs")
@@ -207,6 +254,10 @@ def test_folders_that_hold_no_rows_say_what_they_are(store: Store, write: Write,
     (tmp_path / "void").mkdir()
     with pytest.raises(UsageError, match="no data files"):
         open_source(store, str(tmp_path / "void"), "prefs")
+    deep = write("deep/helpful/train.jsonl", [PAIR]).parent.parent
+    with pytest.raises(UsageError, match="no data files") as caught:
+        open_source(store, str(deep), "prefs")
+    assert caught.value.hint == f"data lies in: {deep}/helpful"
 
 
 def test_artifacts_are_sources_by_ref_and_by_folder(store: Store, make: Make, tmp_path: Path) -> None:
@@ -265,12 +316,15 @@ def test_texts_that_name_nothing(store: Store, tmp_path: Path, monkeypatch: pyte
     for text in ("absent.jsonl", "./absent", "absent/x", "absent", "absent@v1"):
         with pytest.raises(RefNotFound):
             open_source(store, text, "prefs")
+    with pytest.raises(RefNotFound) as missing:
+        open_source(store, "HuggingFaceH4/ultrachat_200k", "sft")
+    assert "hf://HuggingFaceH4/ultrachat_200k" in str(missing.value.hint)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError) as caught:
         open_source(store, "folder", "prefs")
     assert caught.value.hint == "type ./folder"
     with pytest.raises(UsageError):
-        open_source(store, "hf://datasets/x/y", "prefs")
+        open_source(store, "hf://x", "prefs")
     with pytest.raises(UsageError):
         open_source(store, "prefs", "model")
 

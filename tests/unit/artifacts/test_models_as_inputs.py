@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zephyrctl.artifacts.importing import import_source
 from zephyrctl.artifacts.models import (
     check_model_folder,
     model_files,
@@ -16,13 +15,20 @@ from zephyrctl.artifacts.models import (
     model_from_folder,
     model_from_ref,
 )
-from zephyrctl.artifacts.step import Work
+from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import IntegrityError, RefNotFound, UsageError, WrongKind
 from zephyrctl.events import Recorder
+from zephyrctl.stages.importing.config import ImportConfig
+from zephyrctl.stages.importing.run import run
 
 if TYPE_CHECKING:
     from conftest import Make
+
+
+def import_source(work: Work, text: str, kind: str, name: str | None = None) -> StepResult:
+    """What `zephyrctl import TEXT --as KIND --out NAME` does."""
+    return run(ImportConfig(source=text, kind=kind, test_fraction=0.1, out=name), work)
 
 
 def safetensors(values: int = 4) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyrctl.artifacts.shapes import as_prompt, convert, detect, unstorable
-from zephyrctl.records import ROW_TYPES, Message, PreferenceRow, PromptRow, Record, SftRow
+from zephyrctl.records import ROW_TYPES, FeedbackRow, Message, PreferenceRow, PromptRow, Record, SftRow
 
 
 def user(text: str) -> dict[str, str]:
@@ -41,6 +41,9 @@ def texts(messages: list[Message]) -> list[str]:
         ({"prompt": [{"role": "system", "content": "s"}, user("a")]}, ["system: s", "user: a"]),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["user: a"]),
         ({"text": "hello"}, ["user: hello"]),
+        ({"question": "hello", "answer": "hi"}, ["user: hello"]),
+        ({"question": "hello", "system": "be kind"}, ["system: be kind", "user: hello"]),
+        ({"instruction": "add", "completions": [{"model": "m", "response": "3"}]}, ["user: add"]),
     ],
 )
 def test_shapes_of_prompts(row: dict[str, Any], prompt: list[str]) -> None:
@@ -65,6 +68,10 @@ def test_turns_are_a_prompt_and_its_follow_ups() -> None:
         {"instruction": "q", "output": "a"},
         {"prompt": "q", "completion": "a"},
         {"prompt": [user("q")], "response": [assistant("a")]},
+        {"question": "q", "answer": "a"},
+        {"instruction": "q", "context": "", "response": "a", "category": "open"},
+        {"prompt": "q", "prompt_id": "0", "messages": [user("q"), assistant("a")]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": ""},
         {"prompt": "q", "chosen": "a", "rejected": "b"},
         {"prompt": "q", "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
     ],
@@ -94,6 +101,69 @@ def test_all_shapes_of_one_pair_give_one_row(row: dict[str, Any]) -> None:
         ["assistant: a"],
         ["assistant: b"],
     )
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_becomes_the_system_message_everywhere(column: str) -> None:
+    extra = {column: "be kind"}
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    dialogue = take("sft", {"conversations": turns, **extra})
+    assert isinstance(dialogue, SftRow)
+    assert texts(dialogue.messages) == ["system: be kind", "user: q", "assistant: a"]
+    pair = take("prefs", {"question": "q", "chosen": "a", "rejected": "b", **extra})
+    assert isinstance(pair, PreferenceRow)
+    assert texts(pair.prompt) == ["system: be kind", "user: q"]
+    own = take(
+        "sft",
+        {"messages": [{"role": "system", "content": "s"}, *dialogue.model_dump()["messages"][1:]], **extra},
+    )
+    assert isinstance(own, SftRow)
+    assert texts(own.messages)[0] == "system: s"
+
+
+def test_context_of_an_instruction_is_not_lost() -> None:
+    row = take("sft", {"instruction": "sum up", "context": "a long text", "response": "short"})
+    assert isinstance(row, SftRow)
+    assert texts(row.messages) == ["user: sum up\n\na long text", "assistant: short"]
+
+
+@pytest.mark.parametrize(
+    "completions",
+    [
+        [{"model": "m", "text": "a"}, {"model": "m", "response": "b"}, {"model": "n", "content": "a"}],
+        [{"model": "m", "text": "a"}, {"text": "b"}, {"model": "n", "text": "a"}],
+    ],
+)
+def test_completions_nobody_rated_are_feedback_without_ratings(completions: list[dict[str, str]]) -> None:
+    row = {"prompt": "q", "completions": completions, "model": "m"}
+    assert detect("feedback", row) == "prompt, completions (not rated)"
+    found = take("feedback", row)
+    assert isinstance(found, FeedbackRow)
+    assert [(c.model, c.draw, c.text) for c in found.completions] == [
+        ("m", 0, "a"), ("m", 1, "b"), ("n", 0, "a"),
+    ]  # fmt: skip
+    assert found.judge == ""
+    assert all(c.ratings == [] and c.overall is None for c in found.completions)
+    assert len({c.completion_id for c in found.completions}) == 3
+
+
+def test_plain_texts_as_completions_belong_to_the_model_the_row_names() -> None:
+    found = take("feedback", {"prompt": [user("q")], "completions": ["a", "b"], "model": "m"})
+    assert isinstance(found, FeedbackRow)
+    assert [(c.model, c.draw) for c in found.completions] == [("m", 0), ("m", 1)]
+
+
+def test_a_raw_row_of_ultrafeedback_is_feedback() -> None:
+    rated = {"Rating": "4", "Rationale": "fine"}
+    row = {
+        "source": "flan", "instruction": "add 1 and 2", "models": ["m"], "correct_answers": ["None"],
+        "completions": [{"model": "m", "response": "3", "annotations": {"honesty": rated}, "overall_score": 7.5}],
+    }  # fmt: skip
+    assert "UltraFeedback" in detect("feedback", row)
+    found = take("feedback", row)
+    assert isinstance(found, FeedbackRow)
+    assert (found.source, found.completions[0].overall) == ("flan", 7.5)
+    assert texts(as_prompt(found).prompt) == ["user: add 1 and 2"]
 
 
 def test_a_shared_beginning_of_several_turns_becomes_the_prompt() -> None:
@@ -148,6 +218,12 @@ def test_scores_are_taken_from_columns_or_metadata() -> None:
         ("prompts", {"messages": [assistant("a")]}, "no user message"),
         ("prompts", {"title": "q"}, "columns (title)"),
         ("feedback", {"prompt": "q"}, "no feedback rows"),
+        ("feedback", {"prompt": "q", "completions": ["a"]}, "which model wrote it"),
+        ("feedback", {"prompt": "q", "completions": [{"text": "a", "model": ""}]}, "which model wrote it"),
+        ("feedback", {"prompt": "q", "completions": [{"model": "m"}]}, "has no text"),
+        ("feedback", {"prompt": "q", "completions": []}, "at least one"),
+        ("feedback", {"prompt": "q", "completions": [3], "model": "m"}, "`completions.0` is a number"),
+        ("sft", {"question": "q", "answer": 2, "choices": ["a", "b"]}, "`answer` is a number"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(kind: str, row: dict[str, Any], words: str) -> None:
@@ -208,6 +284,11 @@ COLUMNS = st.sampled_from(
         "turns",
         "text",
         "prompt_id",
+        "completions",
+        "question",
+        "answer",
+        "system",
+        "model",
     ]
 )
 

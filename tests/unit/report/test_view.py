@@ -143,7 +143,10 @@ def test_what_has_no_rows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium (apt-get install chromium)")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_real_browser_shows_it_without_a_fault(tmp_path: Path, width: int) -> None:
+def test_a_real_browser_shows_it_without_a_fault(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     path = tmp_path / "view.html"
     path.write_text(page(made(tmp_path, "feedback", [ROWS["feedback"]]), 10), encoding="utf-8")
     base = [

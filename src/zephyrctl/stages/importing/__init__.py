@@ -1,0 +1,1 @@
+"""`import`: the user's own data or model in, an artifact out."""
