@@ -20,13 +20,32 @@ WHOLE = STAGE | {"--concurrency", "--max-usd", "--yes", "-y", "--price", "--mode
 ASKING = WHOLE | {"--pilot", "--shard", "--accept-partial"}
 FLAGS: dict[str, set[str]] = {
     "demo": COMMON | {"--seeds", "--fast", "--dir"},
-    "gen-sft": ASKING | {"--teacher", "--prompts", "--seeds", "--rows", "--rounds"},
+    "gen-sft": ASKING
+    | {
+        "--teacher",
+        "--prompts",
+        "--seeds",
+        "--rows",
+        "--rounds",
+        "--method",
+        "--topics",
+        "--filter",
+        "--tokenizer",
+    },
     "sft": STAGE | TRAINING,
-    "gen-prefs": ASKING | {"--teacher", "--pool", "--prompts", "--rows"},
-    "binarize": STAGE | {"--feedback", "--score", "--rejected", "--ties"},
+    "gen-prefs": ASKING
+    | {"--teacher", "--pool", "--prompts", "--rows", "--n", "--members", "--principles", "--completions"}
+    | {"--judge-mode", "--scorer", "--second-judge", "--when", "--filter", "--tokenizer"},
+    "binarize": STAGE | {"--feedback", "--score", "--rejected", "--ties", "--drop"},
     "dpo": STAGE | TRAINING | {"--beta"},
     "eval": WHOLE | {"--model", "--judge", "--rows"},
-    "import": COMMON | {"--as", "--out", "--note", "--on-bad-row"},
+    "import": COMMON
+    | {"--as", "--out", "--note", "--on-bad-row", "--filter", "--tokenizer", "--suites", "--contaminated"}
+    | {"--test-fraction"},
+    "why": COMMON,
+    "view": COMMON | {"--rows", "--split", "--out"},
+    "artifacts diff": COMMON,
+    "artifacts gc": COMMON | {"--days", "--unused", "--yes", "-y"},
     "artifacts ls": COMMON | {"--kind", "--all"},
     "artifacts show": COMMON,
     "artifacts lineage": COMMON,

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "zephyrctl"
 FILES = sorted(SOURCE.rglob("*.py"))
-ROOMS = ["gen_sft", "sft", "gen_prefs", "binarize", "dpo", "eval"]
+ROOMS = ["importing", "gen_sft", "sft", "gen_prefs", "binarize", "dpo", "eval"]
 HEAVY = [
     "torch",
     "transformers",
@@ -81,6 +81,15 @@ def test_package_data_is_in_place() -> None:
     for relative in (
         "editions/sandbox.yaml",
         "editions/zephyr-7b/paper.yaml",
+        "editions/zephyr-h4.yaml",
+        "asking/seed_tasks.jsonl",
+        "asking/topics.txt",
+        "asking/line_up.yaml",
+        "artifacts/terms.yaml",
+        "curation/phrases.yaml",
+        "report/page.html",
+        "report/page.css",
+        "stages/gen_prefs/principles.yaml",
         "sandbox/base/model.safetensors",
         "py.typed",
     ):

@@ -169,7 +169,8 @@ def test_the_funnel_and_the_plan_are_shown(work: Work) -> None:
     gen_prefs(GenPrefsConfig(teacher="sandbox", rows=8), told)
     binarize(BinarizeConfig(), told)
     titles = [e.title for e in seen.events if isinstance(e, Table)]
-    assert titles == ["gen-prefs plan", "from feedback to pairs", "by model"]
+    assert titles[0] == "gen-prefs plan"
+    assert titles.index("from feedback to pairs") < titles.index("by model")
     assert any("feedback@v1, the newest" in text for text in seen.texts())
 
 
@@ -206,15 +207,10 @@ def test_a_missing_key_is_told_before_anything_else(work: Work, extra: dict[str,
 
 def test_with_a_key_the_next_missing_thing_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
-    with pytest.raises(UsageError) as caught:
-        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol"), work)
-    assert str(caught.value.hint).count("--pool MODEL") == 4
-    with pytest.raises(RefNotFound) as gone:
-        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol", pool=["gpt-6.1-sol", "gpt-6-luna"]), work)
-    assert "gen-sft --teacher gpt-6.1-sol" in str(gone.value.hint)
-    with pytest.raises(UsageError, match="seed prompts") as seeds:
-        gen_sft(GenSftConfig(teacher="gpt-6.1-sol"), work)
-    assert "--prompts FILE" in str(seeds.value.hint)
+    with pytest.raises(UsageError, match="needs a teacher"):
+        gen_prefs(GenPrefsConfig(), work)
+    with pytest.raises(RefNotFound, match="absent"):
+        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol", prompts="absent.jsonl"), work)
     with pytest.raises(UsageError, match="one model"):
         gen_prefs(GenPrefsConfig(teacher="sandbox", pool=["sandbox:pool-a"]), work)
 
@@ -232,8 +228,12 @@ def test_more_prompts_than_the_sandbox_holds(work: Work, monkeypatch: pytest.Mon
 def test_real_and_sandbox_data_never_mix_implicitly(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     gen_sft(GenSftConfig(teacher="sandbox", rows=6), work)
-    with pytest.raises(RefNotFound, match="real world"):
-        gen_prefs(GenPrefsConfig(teacher="gpt-6.1-sol", pool=["gpt-6.1-sol", "gpt-6-luna"]), work)
+    dry = Work(work.store, Recorder(), dry_run=True)
+    config = GenPrefsConfig(
+        teacher="gpt-6.1-sol", pool=["gpt-6.1-sol", "gpt-6-luna"], may_drop=["temperature", "top_p"]
+    )
+    plan = gen_prefs(config, dry).plan
+    assert plan["prompts"]["from"] == "zephyrctl/seeds"
 
 
 def test_binarize_without_feedback_says_what_makes_it(work: Work) -> None:
@@ -330,7 +330,8 @@ def test_garbage_judgements_are_counted_and_never_become_ratings(
         text = honest(who, messages, draw=draw, seed=seed, temperature=temperature)
         judged = who == "teacher"
         asked["judge"] += judged
-        if judged and seed % 5 == 0:
+        # most are readable in the repair turn, which has the earlier reply before it; some stay garbage
+        if judged and (seed % 25 == 0 if len(messages) > 1 else seed % 5 == 0):
             asked["garbage"] += 1
             return text.replace("Rating: ", "Rating: about ").replace("Overall score: ", "Score ")
         return text
@@ -343,10 +344,11 @@ def test_garbage_judgements_are_counted_and_never_become_ratings(
         ratings["unscored"].values()
     )
     assert ratings["asked"] == 30 * 4 * 5
-    assert counts["judge_requests"] == 30 * 8 + counts["judge_requests_asked_again"]
+    assert counts["judge_requests"] == 30 * 8 + counts["repairs"]["asked"]
     # two models with the same text make one request of their critiques
     assert counts["judge_requests"] >= asked["judge"] > asked["garbage"] > 20
-    assert counts["judge_requests_asked_again"] > 20
+    assert counts["repairs"]["asked"] > counts["repairs"]["mended"] > 20
+    assert sum(ratings["unscored"].values()) > 0
     stored = [r.value for _, row in feedback_rows(artifact) for c in row.completions for r in c.ratings]
     stored += [c.overall for _, row in feedback_rows(artifact) for c in row.completions]
     assert sum(v is not None for v in stored) == ratings["rated"]

@@ -64,7 +64,7 @@ def sft(prompts: str, **settings: Any) -> GenSftConfig:
 
 
 def prefs(prompts: str, **settings: Any) -> GenPrefsConfig:
-    small = {"max_tokens": 60, "judge_max_tokens": 200, "judge_draws": 2}
+    small = {"max_tokens": 60, "judge_max_tokens": 200}
     return GenPrefsConfig.model_validate(
         {"teacher": "box:teacher", "pool": POOL, "prompts": prompts, **small, **settings}
     )

@@ -129,7 +129,7 @@ def test_a_duplicate_across_parts_ends_its_chain_in_the_order_of_the_whole(
     monkeypatch.setattr(sandbox_teacher, "reply", few)
     config = GenSftConfig(teacher="sandbox", rows=40, rounds=3, max_failures=1.0)
     one = made(gen_sft(config, work_at(tmp_path / "one")))
-    assert one.manifest.counts["dropped"]["duplicate"] > 10
+    assert one.manifest.counts["dropped"]["duplicate"] >= 10
     parts = in_parts(tmp_path / "cut", gen_sft, config)
     both = made(sft_merge.merge(parts, work_at(tmp_path / "cut")))
     assert sum(part.manifest.counts["kept"] for part in parts) > one.manifest.counts["kept"]

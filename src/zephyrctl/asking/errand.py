@@ -55,7 +55,7 @@ class Errand(Generic[R, C]):
     """Rows to ask about, and how.
 
     `draw` sketches the calls for some rows; `through` takes rows through all their calls and must not change anything
-    shared: it runs in several threads. `teacher` is whom the ladder replaces, named with `flag` and
+    shared: it runs in several threads. `teacher` is whom the ladder replaces (None = nobody), named with `flag` and
     known to the parts as `role`.
     """
 
@@ -67,7 +67,7 @@ class Errand(Generic[R, C]):
     providers: Sequence[AnyProvider]
     draw: Callable[[Sketch, Sequence[R]], None]
     through: Callable[[Sequence[R], Asker], C]
-    teacher: Seat
+    teacher: Seat | None
     role: str = "teacher"
     flag: str = "--teacher"
     unit: str = "rows"
@@ -199,7 +199,8 @@ class Errand(Generic[R, C]):
                 Note(f"the ledger already holds {there} of these replies; what is left: {told(rest.cost)}")
             )
         if not estimate.free:
-            others = cheaper(self.teacher.spec, self.teacher.provider.price, date.today())
+            teacher = self.teacher
+            others = cheaper(teacher.spec, teacher.provider.price, date.today()) if teacher else []
             rungs = ladder(estimate, others, role=self.role, flag=self.flag, fewer=self.fewer)
             if held is not None:
                 rungs.insert(1, Rung("of it still to be paid", "", rest))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from zephyrctl.asking.line_up import line_up
 from zephyrctl.editions.load import load
 from zephyrctl.editions.resolve import DEFAULT, SANDBOX
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
     from zephyrctl.artifacts.step import Work
     from zephyrctl.modelspec import ModelSpec
     from zephyrctl.money import Price
 
-LINE_UP: dict[str, tuple[str, ...]] = {
-    "openai": ("gpt-6.1-sol", "gpt-6.1-terra", "gpt-6-luna"),
-    "anthropic": ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5"),
-}
-"""Current models of each vendor, dearest first, that the ladder shows."""
 _OF_THE_SAME, _OF_ANOTHER = 2, 1
 
 
@@ -28,20 +25,27 @@ def cheaper(spec: ModelSpec, price: Price | None, on: date) -> list[tuple[str, P
 
     None for a model that is no vendor's, or whose price is not known.
     """
-    if spec.where not in LINE_UP or price is None:
+    vendors = line_up().vendors
+    if spec.where not in vendors or price is None:
         return []
     found: list[tuple[str, Price]] = []
-    for vendor in (spec.where, *(v for v in LINE_UP if v != spec.where)):
-        below = [(name, p) for name, p in _priced(vendor, on) if _cost(p) < _cost(price)]
+    for vendor in (spec.where, *(v for v in vendors if v != spec.where)):
+        below = _below(_cost(price), vendors[vendor], vendor, on)
         found += below[: _OF_THE_SAME if vendor == spec.where else _OF_ANOTHER]
     return found
 
 
-def _priced(vendor: str, on: date) -> list[tuple[str, Price]]:
+def _below(cost: float, names: Sequence[str], vendor: str, on: date) -> list[tuple[str, Price]]:
+    """The models that cost less than `cost`, each less than the one before it."""
     from zephyrctl.providers.prices import known_price
 
-    priced = [(name, known_price(vendor, name, on)) for name in LINE_UP[vendor]]
-    return [(name, price) for name, price in priced if price is not None]
+    found: list[tuple[str, Price]] = []
+    for name in names:
+        price = known_price(vendor, name, on)
+        if price is not None and _cost(price) < cost:
+            found.append((name, price))
+            cost = _cost(price)
+    return found
 
 
 def _cost(price: Price) -> float:

@@ -76,11 +76,13 @@ class Seat:
         """The stage's sampling settings, overridden by those given with the model's name
         (`gpt-4?temperature=0`)."""
         settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens} | self.spec.params
+        effort = settings.get("effort")
         return Sampling(
             temperature=float(settings["temperature"]),
             top_p=float(settings["top_p"]),
             max_tokens=int(settings["max_tokens"]),
             seed=seed,
+            effort=None if effort is None else str(effort),
         )
 
     def inputs(self, role: str) -> list[InputRef]:

@@ -8,16 +8,18 @@ from zephyrctl.curation.base import Dialogue, Dropped
 from zephyrctl.records import Message
 
 VERSION = 1
-_DANGLING = (
-    "a an the and or but nor so of to in on at by for from with into than that which who whose is are was were be has "
-    "have had will would can could should may might must not this these those your my our their its as if when while "
-    "because since such including like between"
+_DANGLING = frozenset(
+    "a an the and or but nor of into than whose my your our their its if because including between".split()
 )
+"""Words that no sentence ends with. Others that seldom do (`to`, `is`, `that`) are not worth a good answer."""
 _CLOSING = re.compile(r"[\"'”’)\]}*_`»>]+$")
 _SENTENCES = re.compile(r"[.!?。！？…](?=\s|$)")
 _LIST_LINE = re.compile(r"\s*(?:[-*•–+>|#]|\(?\w{1,3}[.)])\s?")
 _ENOUGH = 3
 """Sentences with a full stop from which on an end without one is no matter of style."""
+_GREETING = re.compile(r"[^\W\d_]+(?: [^\W\d_]+){0,2},")
+"""The end of a letter without a name below it: `Best regards,`."""
+_ADDRESS = re.compile(r"\S*(?:/|\w\.\w|@)\S*\Z")
 _PROSE = 40
 """Characters of a last line below which it may be a heading, a name or a signature."""
 
@@ -52,17 +54,14 @@ def sign_of_cut(answer: str) -> str:
     bare = _CLOSING.sub("", text)
     if not bare:
         return ""
-    if bare[-1] in ",;([{" or text[-1] in "([{":
-        return f"ends after '{bare[-1] if bare[-1] in ',;([{' else text[-1]}'"
     last_line = bare.rsplit("\n", 1)[-1]
+    for end in (bare[-1], text[-1]):
+        if end in ",([{" and not ("\n" in bare and _GREETING.fullmatch(last_line.strip())):
+            return f"ends after '{end}'"
+    if _ADDRESS.search(last_line):
+        return ""
     words = re.findall(r"[^\W\d_]+", last_line)
-    if (
-        words
-        and bare.endswith(words[-1])
-        and words[-1].islower()
-        and words[-1] in _DANGLING
-        and len(words) > 3
-    ):
+    if len(words) > 3 and words[-1] in _DANGLING and bare.endswith(words[-1]):
         return f"ends with '{words[-1]}'"
     if not bare[-1].isalnum() or _LIST_LINE.match(last_line) or len(last_line) < _PROSE:
         return ""

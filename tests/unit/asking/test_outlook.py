@@ -7,7 +7,8 @@ import pytest
 
 from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store
-from zephyrctl.asking.outlook import LINE_UP, cheaper, optimiser_steps
+from zephyrctl.asking.line_up import line_up
+from zephyrctl.asking.outlook import cheaper, optimiser_steps
 from zephyrctl.modelspec import parse_model
 from zephyrctl.money import Price
 from zephyrctl.project import Project
@@ -15,6 +16,7 @@ from zephyrctl.providers.hosted.capabilities import accepted, retirement, table_
 from zephyrctl.providers.prices import known_price
 
 TODAY = date(2026, 11, 22)
+LINE_UP = line_up().vendors
 
 
 @pytest.mark.parametrize(("vendor", "name"), [(v, n) for v, names in LINE_UP.items() for n in names])
@@ -41,6 +43,20 @@ def test_two_of_the_same_vendor_and_one_of_another_all_cheaper() -> None:
         vendors = [parse_model(name).where for name, _ in found]
         assert (vendors[:2], len(found), vendors[2] != spec.where) == ([spec.where] * 2, 3, True)
         assert all(p.input + p.output < price.input + price.output for _, p in found)
+
+
+@pytest.mark.parametrize(("vendor", "name"), [(v, names[0]) for v, names in LINE_UP.items()])
+def test_every_rung_of_a_vendor_costs_less_than_the_one_above_it(vendor: str, name: str) -> None:
+    price = known_price(vendor, name, TODAY)
+    own = [p for n, p in cheaper(parse_model(name), price, TODAY) if n in LINE_UP[vendor]]
+    costs = [p.input + p.output for p in own]
+    assert costs == sorted(set(costs), reverse=True)
+    assert len(costs) == 2
+
+
+def test_the_table_has_enough_models_of_each_vendor_to_leave_a_judge_out() -> None:
+    assert line_up().date == table_date()
+    assert all(len(set(names)) == len(names) >= 5 for names in LINE_UP.values())
 
 
 def test_the_cheapest_has_nothing_below_it_and_others_have_no_ladder() -> None:

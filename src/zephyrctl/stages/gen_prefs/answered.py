@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import Seat
@@ -27,6 +28,24 @@ class Answered:
     lost: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     unpaid: bool = False
+
+    def leave_out(self, who: str, reason: str, detail: str) -> None:
+        """Counts a completion of `who` that cannot be kept."""
+        self.unpaid = self.unpaid or reason == UNPAID
+        self.reasons[reason] += 1
+        self.lost.append(f"{who} {reason} ({detail})")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A prompt that was sorted out before anything was asked; `row` is the reject as the store keeps it."""
+
+    item: Seed
+    row: Mapping[str, Any]
+
+    def as_row(self) -> Mapping[str, Any]:
+        """The reject as the store keeps it."""
+        return self.row
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ class TooFew:
 
 
 Outcome = FeedbackRow | TooFew | Unfinished
-"""What becomes of a prompt."""
+"""What becomes of a prompt that was asked."""
 
 
 def reject(item: Seed, reason: str, detail: str) -> dict[str, str]:

@@ -8,6 +8,9 @@ from zephyrctl.asking.config import AskingConfig
 from zephyrctl.config import reads, runtime
 from zephyrctl.judges.ultrafeedback import ASPECTS
 
+LLM = "llm"
+"""The scorer that is a language model: the teacher."""
+
 
 class GenPrefsConfig(AskingConfig):
     """Settings of `gen-prefs`: prompts in, completions with ratings out."""
@@ -17,8 +20,9 @@ class GenPrefsConfig(AskingConfig):
     teacher: str | None = None
     """The model that rates the completions; not needed with a `scorer` that is no language model."""
     pool: list[str] = Field(default_factory=list, max_length=32)
-    """The models that answer. Unset = four of different strength from the providers whose keys are set; the sandbox's
-    teacher brings its own four."""
+    """The models that answer, each with sampling settings of its own where wanted (`MODEL?temperature=0.2`). Unset =
+    `members` of different strength from the providers whose keys are set, the newest checkpoint here among them; the
+    sandbox's teacher brings its own four."""
     members: int = Field(4, ge=2, le=8)
     """How many members of the pool answer each prompt; of a larger pool that many are drawn for each."""
     n: int = Field(1, ge=1, le=16)
@@ -31,7 +35,7 @@ class GenPrefsConfig(AskingConfig):
     principles: Literal["ultrafeedback", "none"] = "none"
     """Whether each completion is asked for with a system message drawn from the weighted principles, as in
     UltraFeedback."""
-    scorer: str = "llm"
+    scorer: str = LLM
     """Who rates: `llm` (the teacher), `rm:MODEL` (a sequence classifier) or `./file.py:fn` (a function)."""
     rows: int | None = Field(None, ge=1)
     """How many prompts to use, from the first on; unset = all of them (1,000 of the sandbox's own)."""
@@ -47,12 +51,9 @@ class GenPrefsConfig(AskingConfig):
     aspects: list[str] = Field(default_factory=lambda: list(ASPECTS))
     """The aspects that are rated."""
     judge_temperature: float = Field(0.0, ge=0)
-    """Sampling temperature of the judge's first reply; 0 as in UltraFeedback."""
-    retry_temperature: float = Field(0.7, ge=0)
-    """Sampling temperature when an unreadable judgement is asked for again: at 0 the same reply would come
-    back."""
-    judge_draws: int = Field(3, ge=1)
-    """How many times a judgement is asked for before it counts as missing."""
+    """Sampling temperature of the judge; 0 as in UltraFeedback."""
+    repair: bool = True
+    """Whether an unreadable judgement is followed by one short turn that asks for the ratings alone."""
     judge_max_tokens: int = Field(1024, ge=1)
     """Longest judgement in tokens."""
     second_judge: str | None = None
@@ -86,7 +87,7 @@ class GenPrefsConfig(AskingConfig):
             raise ValueError(f"expected distinct names among {', '.join(ASPECTS)}")
         return value
 
-    @field_validator("prompts", mode="before")
+    @field_validator("pool", "prompts", "filters", "suites", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -95,4 +96,6 @@ class GenPrefsConfig(AskingConfig):
     def _rates_something(self) -> Self:
         if not self.aspects and self.judge_mode == "aspects":
             raise ValueError("aspects is empty: nothing would be rated")
+        if self.completions and self.prompts:
+            raise ValueError("completions brings its own prompts, so prompts has no place beside it")
         return self

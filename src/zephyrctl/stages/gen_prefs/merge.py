@@ -12,8 +12,12 @@ from zephyrctl.artifacts.parts import Part, any_partial, merge_parts, parts_of, 
 from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.artifacts.writer import Staging
 from zephyrctl.asking.ending import close_partial
+from zephyrctl.judges.audit import Audit
 from zephyrctl.providers.base import UNPAID
+from zephyrctl.records import FeedbackRow
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
+from zephyrctl.stages.gen_prefs.intake import RECORDS
+from zephyrctl.stages.gen_prefs.outcome import tell_audit
 
 
 def merge(
@@ -32,5 +36,21 @@ def merge(
             finished = of - counts["dropped"].get(UNPAID, 0)
             close_partial(staging, work.emit, finished=finished, of=of, kept=kept, unit="prompts")
 
+        # what was compared and filtered is the same in every part: each looked at the prompts of all
+        whole = parts[0].artifact.manifest.model_extra or {}
+        staging.extra.update({name: whole[name] for name in RECORDS if name in whole})
+        tell_audit(work, _audit(parts), staging)
+
     parts, config = parts_of(artifacts, GenPrefsConfig)
     return merge_parts(work, parts, config.model_copy(update={"out": out, "note": note}), fill)
+
+
+def _audit(parts: Sequence[Part]) -> Audit:
+    """The judge's habits over the rows of all parts, in whatever order they come."""
+    audit: Audit | None = None
+    for part in parts:
+        for _, _, row in part.artifact.rows():
+            assert isinstance(row, FeedbackRow)
+            audit = audit or Audit(row.judge)
+            audit.add(row)
+    return audit or Audit("")

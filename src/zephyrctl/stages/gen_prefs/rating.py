@@ -6,17 +6,50 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.asking.seats import Seat
 from zephyrctl.records import Completion, FeedbackRow
 from zephyrctl.stages.gen_prefs.answered import Answered, AskAll, Outcome, TooFew, Unfinished
-from zephyrctl.stages.gen_prefs.completing import Answering, complete
 from zephyrctl.stages.gen_prefs.tally import Tally
 
 if TYPE_CHECKING:
     from zephyrctl.artifacts.manifest import InputRef
     from zephyrctl.asking.estimate import Range
+    from zephyrctl.asking.seats import World
     from zephyrctl.asking.sketch import Sketch
     from zephyrctl.providers.base import AnyProvider
+
+
+class Answerer(Protocol):
+    """Where completions come from: a pool of models that is asked, or rows that hold them already."""
+
+    @property
+    def named(self) -> str:
+        """It, in words."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """How many completions a prompt has at most, or close to it."""
+        ...
+
+    def inputs(self) -> list[InputRef]:
+        """What of it enters the step key."""
+        ...
+
+    def providers(self) -> list[AnyProvider]:
+        """Whom it asks."""
+        ...
+
+    def draw(self, sketch: Sketch, items: Sequence[Seed]) -> Range:
+        """Sketches its calls; the tokens of all completions."""
+        ...
+
+    def answer(self, items: Sequence[Seed], ask: AskAll) -> list[Answered]:
+        """The completions of each prompt, in the same order. Runs in several threads at once."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+        ...
 
 
 class Rater(Protocol):
@@ -24,6 +57,11 @@ class Rater(Protocol):
 
     label: str
     """What stands in the rows as `judge`."""
+
+    @property
+    def world(self) -> World:
+        """Whether its ratings belong to the sandbox or to the real world."""
+        ...
 
     def inputs(self) -> list[InputRef]:
         """What of it enters the step key."""
@@ -55,16 +93,11 @@ class Rater(Protocol):
 
 
 def rate_chunk(
-    items: Sequence[Seed],
-    pool: Sequence[Seat],
-    rater: Rater,
-    settings: Answering,
-    ask: AskAll,
-    tally: Tally,
+    items: Sequence[Seed], answerer: Answerer, rater: Rater, ask: AskAll, tally: Tally
 ) -> list[Outcome]:
     """A feedback row for each prompt, in the same order, or why there is none. Prompts that are not paid for to
     the end are counted nowhere."""
-    answered = complete(items, pool, settings, ask)
+    answered = answerer.answer(items, ask)
     ready = [a for a in answered if len(a.kept) >= 2 and not a.unpaid]
     rated = dict(zip(map(id, ready), rater.rate(ready, ask, tally), strict=True))
     return [_outcome(a, rated.get(id(a)), rater, tally) for a in answered]
@@ -77,8 +110,9 @@ def _outcome(answered: Answered, rated: list[Completion] | None, rater: Rater, t
     tally.completions_asked += len(answered.kept) + answered.reasons.total()
     tally.completions_kept += len(answered.kept)
     tally.left_out.update(answered.reasons)
+    tally.principles.update(c.principle for c in answered.kept if c.principle is not None)
     if few or rated is None:
-        return TooFew(answered.item, "; ".join(answered.lost) or "the pool gave one completion")
+        return TooFew(answered.item, "; ".join(answered.lost) or "there is one completion")
     row = answered.item.row
     return FeedbackRow(
         prompt_id=row.prompt_id, prompt=row.prompt, completions=rated, judge=rater.label, source=row.source

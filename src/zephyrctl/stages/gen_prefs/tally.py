@@ -11,17 +11,21 @@ from zephyrctl.judges.base import NOT_APPLICABLE, Parsed
 @dataclass
 class Tally:
     """Counts that add up: asked = kept + left out (by reason); ratings = rated + not applicable + unscored
-    (by reason)."""
+    (by reason). `principles` counts the completions kept by the principle that they were asked for with."""
 
     completions_asked: int = 0
     completions_kept: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    principles: Counter[str] = field(default_factory=Counter)
     ratings_asked: int = 0
     rated: int = 0
     not_applicable: int = 0
     unscored: Counter[str] = field(default_factory=Counter)
     judge_calls: int = 0
-    asked_again: int = 0
+    repaired: int = 0
+    """Judgements followed by a repair turn; `judge_calls` counts that turn too."""
+    repaired_ok: int = 0
+    """Those of them that could be read whole afterwards."""
 
     def count(self, parsed: Parsed) -> None:
         """Counts one rating."""
