@@ -131,7 +131,7 @@ class SecondOpinion(Record):
 
     judge: str
     why: str
-    """Why it was asked: `margin`, `conflict` or `retest`."""
+    """Why it was asked: `margin`, `conflict`, `always` or `retest`."""
     ratings: list[Rating] = Field(default_factory=list)
     overall: float | None = None
     critique: Text | None = None
@@ -147,7 +147,7 @@ class Completion(Record):
     finish_reason: str = "stop"
     ratings: list[Rating] = Field(default_factory=list)
     overall: float | None = None
-    """Overall score 1-10 of the critique; None = unscored."""
+    """Overall score 1-10 of the critique, or the score of a reward model or function as it is; None = unscored."""
     critique: Text | None = None
     draw: int = 0
     """Which of the model's answers to this prompt it is, from 0 on."""

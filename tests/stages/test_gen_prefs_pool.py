@@ -129,13 +129,13 @@ def test_the_judges_prices_are_told_for_every_mode(tmp_path: Path, server: Loopb
         )
         plan = gen_prefs(config, dry).plan
         [said[mode]] = [text for text in told(dry).texts() if text.startswith("what judging costs")]
-        purposes = {p["for"] for p in plan["estimate"]["parts"] if p["role"] == "judge"} - {"repair"}
+        purposes = {p["for"] for p in plan["estimate"]["parts"] if p["role"] == "judge"}
         assert (
             purposes
             == {
-                "both": {"aspect", "overall"},
-                "aspects": {"aspect"},
-                "overall": {"overall"},
+                "both": {"aspect", "aspect repair", "overall", "overall repair"},
+                "aspects": {"aspect", "aspect repair"},
+                "overall": {"overall", "overall repair"},
             }[mode]
         )
     assert "both (default, this plan) $" in said["both"]

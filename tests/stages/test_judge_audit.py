@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -140,7 +141,9 @@ def test_an_artifact_shows_how_far_judges_agree(tmp_path: Path) -> None:
     audit = Audit(artifact.manifest.config.get("teacher", ""))
     for row in reversed(rows):
         audit.add(row)
-    found = audit.report().as_dict()["agreement"]
+    report = audit.report().as_dict()
+    assert json.loads(json.dumps(report)) == (artifact.manifest.model_extra or {})["audit"]
+    found = report["agreement"]
     asked = [
         row
         for row in rows

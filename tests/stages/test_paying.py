@@ -311,12 +311,12 @@ def test_the_end_says_what_a_row_costs(shop: Shop, prompts: str) -> None:
 
 
 def test_two_shards_share_prompts_and_money(shop: Shop, prompts: str, tmp_path: Path) -> None:
-    whole = {row.row_id for row in rows_of(made(gen_sft(sft(prompts), shop("whole", yes=True))))}
+    whole = {row.row_id for row in rows_of(made(gen_sft(sft(prompts, novelty=1.0), shop("whole", yes=True))))}
     parts = []
     for i in (1, 2):
         work = shop(yes=True)
         store = Store.open(work.store.root, ledger=tmp_path / f"ledger-{i}.sqlite")
-        part = made(gen_sft(sft(prompts, shard=f"{i}/2"), Work(store, project=work.project, yes=True)))
+        part = made(gen_sft(sft(prompts, shard=f"{i}/2", novelty=1.0), Work(store, project=work.project, yes=True)))
         assert part.ref.name == f"sft-data.shard-{i}-of-2"
         parts.append({row.row_id for row in rows_of(part)})
     assert parts[0] | parts[1] == whole

@@ -156,8 +156,15 @@ class Estimate:
         return all(part.free or not part.most for part in self.parts)
 
     def rest(self, held: Held) -> Estimate:
-        """What is left when the replies in `held` are there."""
-        return Estimate(tuple(part.rest(held.get((part.who, part.purpose), 0)) for part in self.parts))
+        """What is left when the replies in `held` are there; each of them is one part's only."""
+        there = dict(held)
+        parts = []
+        for part in self.parts:
+            key = part.who, part.purpose
+            mine = min(part.calls, there.get(key, 0))
+            there[key] = there.get(key, 0) - mine
+            parts.append(part.rest(mine))
+        return Estimate(tuple(parts))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; money in US dollars, null where a price is not known."""
@@ -224,7 +231,8 @@ class Rung:
 
 @dataclass(frozen=True)
 class Fewer:
-    """A way to ask less: which purposes are left out, and the setting that does it."""
+    """A way to ask less: what is left out, by the first word of its purpose (`aspect` and with it `aspect repair`), and
+    the setting that does it."""
 
     what: str
     how: str
@@ -250,7 +258,7 @@ def ladder(
         )
         rungs.append(Rung(f"{name} in place of the {role}", f"{flag} {name}", Estimate(parts)))
     for way in fewer:
-        parts = tuple(part for part in estimate.parts if part.purpose not in way.without)
+        parts = tuple(part for part in estimate.parts if part.purpose.split()[0] not in way.without)
         if parts != estimate.parts:
             rungs.append(Rung(way.what, way.how, Estimate(parts)))
     if any(_saves(part) for part in estimate.parts):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GUESSED = {
     "answer": 350, "refinement": 70, "completion": 350, "aspect": 180, "overall": 250, "judge": 250,
     "tasks": 300, "kind of task": 4, "instances": 250, "subtopics": 250, "questions": 250, "user turn": 40,
-    "repair": 40,
+    "aspect repair": 40, "overall repair": 10,
 }  # fmt: skip
 """Tokens of a reply by purpose, where nothing better is known: what current models tend to write, without hidden
 reasoning."""

@@ -122,16 +122,16 @@ class AuditReport:
     def _agreement(self) -> list[str]:
         said = []
         for name, found in self.body["agreement"].items():
-            who = "the judge, asked again," if name == "retest" else f"{name}, asked about {_whys(found)},"
-            same = (
-                ""
-                if found["same_best"] is None
-                else f" picks the same best text in {found['same_best']:.0%} of them"
+            rows = f"{found['rows']:,} prompts"
+            who = (
+                f"asked again about {rows}, the judge" if name == "retest" else f"{name}, asked about {rows},"
             )
+            if found["same_best"] is None:
+                said.append(f"{who} gave no scores that could be compared")
+                continue
             tau = found["kendall_tau_b"]
-            said.append(
-                f"{who} on {found['rows']:,} prompts{same}" + ("" if tau is None else f" (tau-b {tau:.2f})")
-            )
+            ranked = "" if tau is None else f" (tau-b {tau:.2f})"
+            said.append(f"{who} picks the same best text for {found['same_best']:.0%} of them{ranked}")
         return said
 
     def _sources(self, question: str) -> list[tuple[str, Mapping[str, Any]]]:

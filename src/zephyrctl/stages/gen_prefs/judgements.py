@@ -19,6 +19,8 @@ from zephyrctl.providers.hosted.capabilities import MESSAGES, RESPONSES, SERVER,
 from zephyrctl.records import Message, row_seed
 from zephyrctl.stages.gen_prefs.answered import AskAll
 
+REPAIR = "repair"
+"""The last word of the purpose of a further turn: `aspect repair`, `overall repair`."""
 _REPAIRABLE = ("text", "length", "empty")
 """Outcomes after which the same model may still give its ratings; a refusal is its answer."""
 _SHORT, _SHORT_PER_TEXT = 64, 32
@@ -129,7 +131,7 @@ class Judge:
             messages if said.strip() else (Message(role="user", content=f"{request}\n{turn}"),),
             self._sampling(judgement, most),
             self.draw,
-            "repair",
+            f"{judgement.kind} {REPAIR}",
             judgement.schema(words=False),
         )
 

@@ -18,7 +18,7 @@ from zephyrctl.judges.base import Parsed, rubric_digests
 from zephyrctl.providers.base import AnyProvider
 from zephyrctl.records import Completion, Message, Rating
 from zephyrctl.stages.gen_prefs.answered import Answered, AskAll
-from zephyrctl.stages.gen_prefs.judgements import Judge, Judgement, Judging
+from zephyrctl.stages.gen_prefs.judgements import REPAIR, Judge, Judgement, Judging
 from zephyrctl.stages.gen_prefs.orders import Order, latin_order
 from zephyrctl.stages.gen_prefs.tally import Tally
 
@@ -86,7 +86,7 @@ class JudgeRater:
             sketch.add(
                 "judge",
                 provider,
-                "repair",
+                f"{one.kind} {REPAIR}",
                 calls=expected,
                 most=calls,
                 prompts=(sent + reply * calls + again) * (expected / calls),

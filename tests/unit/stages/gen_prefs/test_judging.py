@@ -60,6 +60,10 @@ def said(text: str, outcome: str = "text") -> Answer:
     return Answer(text, outcome, "stop", "m", None, "k", False)  # type: ignore[arg-type]
 
 
+def is_repair(ask: Ask) -> bool:
+    return ask.purpose.endswith(" repair")
+
+
 def quality(text: str) -> int:
     return int(text.split()[-1])
 
@@ -67,7 +71,7 @@ def quality(text: str) -> int:
 def judge(ask: Ask) -> Answer:
     """A judge that gives every text the quality that it names, in the form that is asked for, out of order."""
     request = ask.messages[0].content
-    repair = ask.purpose == "repair"
+    repair = is_repair(ask)
     blocks = read_blocks(request)
     if "ANSWER" in blocks:
         score = 2 * quality(blocks["ANSWER"])
@@ -106,6 +110,9 @@ class World:
     def of(self, purpose: str) -> list[Ask]:
         return [ask for ask in self.asks if ask.purpose == purpose]
 
+    def repairs(self) -> list[Ask]:
+        return [ask for ask in self.asks if is_repair(ask)]
+
 
 def rate(
     world: World, n: int = 2, how: Judging = JUDGING, accepts: Accepts = SERVER, texts: int = 4
@@ -124,7 +131,7 @@ def whole(made: Sequence[list[Completion] | None]) -> list[Completion]:
 
 def first(what: str) -> Callable[[Ask], Answer | None]:
     """Spoils the first reply to every request, and no repair."""
-    return lambda ask: None if ask.purpose == "repair" else said(what)
+    return lambda ask: None if is_repair(ask) else said(what)
 
 
 @pytest.mark.parametrize("accepts", [SERVER, KNOWN])
@@ -194,8 +201,8 @@ def test_one_repair_turn_in_the_same_conversation_and_no_more() -> None:
         assert {r.value for r in c.ratings} == {float(quality(c.text))}
         assert c.overall == 2.0 * quality(c.text)
         assert c.critique == "I like them all."
-    again = world.of("repair")
-    asked = {ask.messages[0].content: ask for ask in world.asks if ask.purpose != "repair"}
+    again = world.repairs()
+    asked = {ask.messages[0].content: ask for ask in world.asks if not is_repair(ask)}
     for ask in again:
         assert [m.role for m in ask.messages] == ["user", "assistant", "user"]
         assert ask.messages[1].content == "I like them all."
@@ -216,7 +223,7 @@ def test_what_was_readable_stays_and_only_what_was_missing_is_filled() -> None:
         if "TEXT 1" not in ask.messages[0].content:
             return None
         good = judge(ask).text
-        if ask.purpose == "repair":
+        if is_repair(ask):
             return said(re.sub(r"Rating: \d", "Rating: 3", good))
         return said(good.replace("Text 4", "Text four"))
 
@@ -230,7 +237,7 @@ def test_what_was_readable_stays_and_only_what_was_missing_is_filled() -> None:
 
 
 def test_a_rationale_of_the_first_reply_goes_with_a_rating_of_the_second() -> None:
-    made, _ = rate(World(lambda ask: None if ask.purpose == "repair" else said(halved(judge(ask).text))), 1)
+    made, _ = rate(World(lambda ask: None if is_repair(ask) else said(halved(judge(ask).text))), 1)
     for c in whole(made):
         assert {(r.value, r.rationale) for r in c.ratings} == {
             (float(quality(c.text)), f"is {quality(c.text)}")
@@ -243,7 +250,7 @@ def halved(text: str) -> str:
 
 
 def test_what_stays_unreadable_is_missing_with_its_first_reason_and_never_a_default() -> None:
-    world = World(lambda ask: said("?" if ask.purpose == "repair" else "I like them all."))
+    world = World(lambda ask: said("?" if is_repair(ask) else "I like them all."))
     made, tally = rate(world, 2)
     for c in whole(made):
         assert c.overall is None
@@ -276,16 +283,16 @@ def test_a_failed_or_refused_request_gets_no_repair(reply: Answer | Failure, rea
 )
 def test_a_reply_that_was_cut_or_empty_is_asked_for_once_more_in_short(text: str, outcome: str) -> None:
     """Nothing of a cut reply counts: its last number may be half of one."""
-    world = World(lambda ask: None if ask.purpose == "repair" else said(text, outcome))
+    world = World(lambda ask: None if is_repair(ask) else said(text, outcome))
     made, tally = rate(world, 1)
     assert all(r.value == float(quality(c.text)) for c in whole(made) for r in c.ratings)
     assert (tally.repaired, tally.repaired_ok) == (8, 8)
-    roles = {tuple(m.role for m in ask.messages) for ask in world.of("repair")}
+    roles = {tuple(m.role for m in ask.messages) for ask in world.repairs()}
     assert roles == ({("user", "assistant", "user")} if text.strip() else {("user",)})
 
 
 def test_a_repair_turn_that_fails_leaves_the_rating_missing_for_its_first_reason() -> None:
-    world = World(lambda ask: Failure("timeout", "x", "k") if ask.purpose == "repair" else said("?"))
+    world = World(lambda ask: Failure("timeout", "x", "k") if is_repair(ask) else said("?"))
     _, tally = rate(world, 1)
     assert tally.unscored == {"no section after repair": 16, "no verdict after repair": 4}
     assert (tally.judge_calls, tally.repaired, tally.repaired_ok) == (16, 8, 0)
@@ -318,7 +325,7 @@ def test_a_prompt_with_a_call_that_is_not_paid_for_has_no_ratings_and_is_counted
         if "question 0" in text and "Aspect: honesty" in text:
             return missing
         if "question 1" in text and "ANSWER" in text:
-            return missing if ask.purpose == "repair" else said("?")
+            return missing if is_repair(ask) else said("?")
         return None
 
     made, tally = rate(World(spoil), 4)
@@ -337,7 +344,7 @@ def test_a_prompt_is_rated_alike_whatever_else_is_in_its_chunk(
 
     def spoil(ask: Ask) -> Answer | None:
         text = read_blocks(ask.messages[0].content)["USER 1"]
-        return said("?") if int(text.split()[1]) in broken and ask.purpose != "repair" else None
+        return said("?") if int(text.split()[1]) in broken and not is_repair(ask) else None
 
     chunk = prompts(n, texts)
     rater = JudgeRater(seat(), JUDGING)
@@ -347,7 +354,7 @@ def test_a_prompt_is_rated_alike_whatever_else_is_in_its_chunk(
 
 def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
     def spoil(ask: Ask) -> Answer | None:
-        bad = ask.purpose != "repair" and "question 3" in ask.messages[0].content
+        bad = not is_repair(ask) and "question 3" in ask.messages[0].content
         return said("?") if bad else None
 
     parts, rater = Tally(), JudgeRater(seat(), JUDGING)

@@ -158,10 +158,12 @@ def test_the_estimate_counts_judgements_and_the_repairs_they_may_need() -> None:
 
     found = estimate(JUDGING)
     calls = {(p.purpose, p.calls, p.most) for p in found.parts}
-    assert calls == {("aspect", 400, 400), ("overall", 400, 400), ("repair", 8, 400)}
+    assert calls == {
+        ("aspect", 400, 400), ("aspect repair", 8, 400), ("overall", 400, 400), ("overall repair", 8, 400)
+    }  # fmt: skip
     assert found.most == 1600
     aspect = next(p for p in found.parts if p.purpose == "aspect")
-    repair = next(p for p in found.parts if p.purpose == "repair")
+    repair = next(p for p in found.parts if p.purpose == "aspect repair")
     assert repair.prompt.likely > aspect.prompt.likely > 250
     without = estimate(replace(JUDGING, repair=False, overall=False))
     assert [(p.purpose, p.calls) for p in without.parts] == [("aspect", 400)]

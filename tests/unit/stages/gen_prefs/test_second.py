@@ -357,5 +357,5 @@ def test_the_audit_reports_how_far_opinions_agree() -> None:
     assert found["other"]["same_best"] == 1.0
     assert found["other"]["overall"]["mean_distance"] == 1.0
     assert found["other"]["overall"]["within_one"] == 1.0
-    assert any(re.search(r"asked again, on 3 prompts", s) for s in report.sentences())
+    assert any(re.search(r"asked again about 3 prompts", s) for s in report.sentences())
     assert math.isclose(found["retest"]["kendall_tau_b"], 1.0)
