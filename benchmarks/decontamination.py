@@ -1,12 +1,14 @@
-"""Measures the comparison of prompts with evaluation suites against a plain script: `python benchmarks/decontamination.py`.
+"""Measures the comparison of prompts with evaluation suites: `python benchmarks/decontamination.py`.
 
 100,000 items of made-up suites (8 to 60 words) and 20,000 prompts (5 to 300 words), words drawn with frequencies that
-fall with their rank as those of English do (Zipf). One prompt in fifty holds 20 words of an item in the middle of its own,
-one in a hundred is an item with other case and punctuation, one in a hundred an item as it stands. The plain script does
-what such scripts do: it keeps every 13-gram of the suites in one Python set and looks each 13-gram of a prompt up in it.
-Both sides read the same file, each in a process of its own, one after the other. The plain script finds no whole items of
-fewer than 13 words and tells nothing about what it found; whatever it finds, the other side has to find as well. Writes
-benchmarks/decontamination.json and prints a table.
+fall with their rank as those of English do (Zipf). One prompt in fifty holds 20 words of an item among its own (where
+the item drawn has so many), one in a hundred is an item with other case and punctuation, one in a hundred an item as it
+stands.
+
+Beside it a plain script that does what such scripts do: it keeps every 13-gram of the suites in one Python set and looks
+each 13-gram of a prompt up in it. Both read the same files, each in a process of its own, one after the other. The plain
+script finds no items of fewer than 13 words and does not tell what it found; whatever it finds, the other side has to
+find as well. Writes benchmarks/decontamination.json and prints a table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures in the sandbox what a second round of preferences brings, on-policy and off: `python benchmarks/on_policy.py`.
+"""Measures in the sandbox what a second, on-policy round of preferences brings: `python benchmarks/on_policy.py`.
 
 Round 1 is the recipe: imitation, then preferences over what the sandbox's pool of four wrote. Round 2 goes on from that
 model with prompts that were not used before, three ways that differ only in who wrote the completions:
@@ -9,7 +9,7 @@ off-policy   the pool of four again, the control
 
 All three take the same number of optimiser steps on batches of one size, so they see the same number of pairs, each
 once. Training is repeated with several seeds, from the base model on; every seed's own checkpoint writes its own
-completions. Differences are paired by prompt and seed; the intervals speak of new prompts and new training runs. Each is
+completions. Differences are paired by prompt and seed; the intervals speak of new prompts and new training runs, each
 95 % by itself. What comes out is written as it is to benchmarks/on_policy.json, with the settings that it holds for.
 """
 

@@ -149,6 +149,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_what_a_mixture_gave_is_in_the_manifest_of_the_whole_and_of_its_parts(
+    tmp_path: Path, prompts: str
+) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps({"prompt": f"Spell backwards: word{i}"}) + "\n" for i in range(8)))
+    config = settings(prompts, prompts=[f"{prompts}=0.5", str(more)], rows=12)
+    one = made(gen_prefs(config, Work(Store.open(tmp_path / "one"), Recorder())))
+    half, all_of_it = extra(one)["mixture"]
+    assert (half["ref"], half["weight"], half["rows"]) == (prompts, 0.5, 36)
+    assert half["used"] + half["not_drawn"] == 36
+    assert (all_of_it["weight"], all_of_it["used"]) == (1.0, 8)
+    store = Store.open(tmp_path / "cut")
+    parts = [
+        made(gen_prefs(config.model_copy(update={"shard": f"{i}/2"}), Work(store, Recorder())))
+        for i in (1, 2)
+    ]
+    assert extra(made(merge(parts, Work(store, Recorder()))))["mixture"] == [half, all_of_it]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parts_decide_alike_and_make_what_one_process_makes(
     variant: str, tmp_path: Path, prompts: str, suite: str

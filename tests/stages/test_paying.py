@@ -316,7 +316,9 @@ def test_two_shards_share_prompts_and_money(shop: Shop, prompts: str, tmp_path: 
     for i in (1, 2):
         work = shop(yes=True)
         store = Store.open(work.store.root, ledger=tmp_path / f"ledger-{i}.sqlite")
-        part = made(gen_sft(sft(prompts, shard=f"{i}/2", novelty=1.0), Work(store, project=work.project, yes=True)))
+        part = made(
+            gen_sft(sft(prompts, shard=f"{i}/2", novelty=1.0), Work(store, project=work.project, yes=True))
+        )
         assert part.ref.name == f"sft-data.shard-{i}-of-2"
         parts.append({row.row_id for row in rows_of(part)})
     assert parts[0] | parts[1] == whole

@@ -48,6 +48,11 @@ class Seeds:
         """What the prompts are taken from, in words."""
         return ", ".join(item.ref for item in self.inputs)
 
+    @property
+    def shares(self) -> list[dict[str, Any]]:
+        """What each source of a mixture gave, once `load` has run; empty where nothing is mixed."""
+        return [] if self.source is None else self.source.shares()
+
     def load(self, *, seed: int, test_fraction: float) -> list[Seed]:
         """The prompts, in the order in which they are used: more rows always contain fewer.
 

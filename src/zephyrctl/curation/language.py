@@ -57,6 +57,5 @@ class Language:
 
 
 def _prose(text: str) -> str:
-    """The words of prose; a text without letters that are words (such as Chinese) stays whole."""
-    words = [text[start:end] for line in prose_words(text) for start, end in line]
-    return " ".join(words) if words else text
+    """The words of prose: a text that is nothing but code has none."""
+    return " ".join(text[start:end] for line in prose_words(text) for start, end in line)

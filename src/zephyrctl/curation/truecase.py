@@ -23,8 +23,10 @@ from zephyrctl.records import Message
 VERSION = 1
 _END = re.compile(r"[.!?…]+[\"'”’)\]*]*\s")
 _LIST_ITEM = re.compile(r"\n[ \t]*(?:[-*•–+>|#]+|\(?\w{1,3}[.)])[ \t]*[\"'“‘(\[*]*$")
+_GOES_ON = re.compile(r"(?:\.\.+|…|[!?]+[\"'”’»]+)[\"'”’)\]*]*\s*$")
+"""Dots that may be a pause, and a quoted cry or question, which `she asked` may follow."""
 _INITIALS = re.compile(r"(?:^|\s)[(\"'“‘]*(?:[^\W\d_]\.){2,}\s+$")
-_STOPS = "eg ie e g i vs cf al approx no fig dr mr mrs ms st jr sr inc ltd co"
+_STOPS = "eg ie e g i vs cf al etc approx no fig dr mr mrs ms st jr sr inc ltd co"
 """Words after which a full stop seldom ends a sentence, as a start; the corpus teaches others."""
 _ENOUGH, _ENOUGH_TOGETHER = 2, 3
 """Occurrences that a majority needs: of a word, and of a word before another."""
@@ -89,25 +91,33 @@ class Truecase:
         parts: list[str] = []
         at = 0
         for line in lines:
-            title = _is_title(line)
+            title, known = _is_title(line), self._is_known(line)
             for place, token in enumerate(line):
                 if not token.lower or (len(token.text) == 1 and token.text != "i"):
                     continue
                 following = line[place + 1].text.lower() if place + 1 < len(line) else ""
-                better = self._better(token, following, title=title, customs=customs)
+                better = self._better(token, following, title=title, known=known, customs=customs)
                 if better != token.text:
                     parts += [text[at : token.start], better]
                     at = token.end
         return "".join([*parts, text[at:]]) if parts else text
 
-    def _better(self, token: _Token, following: str, *, title: bool, customs: frozenset[str]) -> str:
+    def _is_known(self, line: list[_Token]) -> bool:
+        """Whether the corpus has most words of a line: a line in another language has other words of the same letters
+        (`i ragazzi`)."""
+        known = sum(token.text.lower() in self._forms for token in line)
+        return 2 * known >= len(line)
+
+    def _better(
+        self, token: _Token, following: str, *, title: bool, known: bool, customs: frozenset[str]
+    ) -> str:
         if title and token.place == INSIDE:
             forms = self._titles.get(token.text)
             if forms is not None and forms.total() >= _ENOUGH:
                 return min(forms, key=lambda form: (-forms[form], form))
             if len(token.text) > 3:
                 return token.text[0].upper() + token.text[1:]
-        better = self._majority(token.text, following)
+        better = self._majority(token.text, following) if known else token.text
         if better != token.text:
             return better
         begins = token.place in customs or (token.place == FIRST and not self._goes_on_after(token.before))
@@ -193,6 +203,8 @@ def _place(text: str, end: int, start: int, previous: str) -> tuple[str, str]:
         return UNSURE, ""
     if "\n" in gap:
         return (FIRST if _END.search(gap) else LINE), ""
+    if _GOES_ON.search(gap):
+        return UNSURE, ""
     if _END.search(gap):
         return FIRST, previous if gap.strip() == "." else ""
     if gap.strip("*\"' ") == ":":

@@ -98,6 +98,12 @@ def test_all_held_leaves_nothing_to_pay() -> None:
     assert (rest.calls, rest.most, rest.cost) == (0, 0, Range(0, 0, 0))
 
 
+def test_a_held_reply_is_taken_off_once() -> None:
+    alike = replace(PART, role="pool")
+    rest = Estimate((PART, alike)).rest({("gpt", PART.purpose): PART.calls + 3})
+    assert [part.calls for part in rest.parts] == [0, alike.calls - 3]
+
+
 @given(ESTIMATES)
 def test_batches_never_cost_more_and_the_high_end_stays(estimate: Estimate) -> None:
     rungs = ladder(estimate, [], role="teacher", flag="--teacher")
@@ -113,13 +119,15 @@ def test_the_ladder_names_the_ways_down() -> None:
     pool = replace(PART, role="pool", who="small", purpose="completion")
     overall = replace(judge, purpose="overall", calls=40, most=40)
     fewer = [Fewer("the overall score alone", "--judge-mode overall", frozenset({"aspect"}))]
-    estimate = Estimate((pool, judge, overall))
+    repair = replace(judge, purpose="aspect repair", calls=0, most=20)
+    estimate = Estimate((pool, judge, repair, overall))
     rungs = ladder(estimate, [("mini", Price(0.1, 0.2))], role="judge", flag="--teacher", fewer=fewer)
     assert [r.how for r in rungs] == ["", "--teacher mini", "--judge-mode overall", "--mode batch"]
     this, mini, alone, batch = (r.estimate for r in rungs)
     assert mini.parts[0] == pool
     assert mini.cost.likely == pytest.approx(3000 + 0.1 * (3000 + 12000))
     assert (alone.calls, this.calls, batch.calls) == (50, 60, 60)
+    assert [part.purpose for part in alone.parts] == ["completion", "overall"]
     assert batch.cost.likely == 3000 + (3000 + 12000) / 2
     rows = ladder_table(rungs).rows
     assert rows[0][0] == "this plan"

@@ -56,6 +56,11 @@ class GivenPrompts:
         """What the rows are taken from, in words."""
         return ", ".join(item.ref for item in self.inputs)
 
+    @property
+    def shares(self) -> list[dict[str, Any]]:
+        """What the source gave where only a share of it is taken, once `load` has run."""
+        return self.source.shares()
+
     def load(self, *, seed: int, test_fraction: float) -> list[Seed]:
         """The prompts in the order in which they are used, as `Seeds.load` orders them: more rows contain fewer.
 

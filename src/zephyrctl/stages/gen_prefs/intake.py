@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from zephyrctl.artifacts.step import Work
 
 SFT_DATA = "sft-data"
-RECORDS = ("decontamination", "filters")
-"""What a screen puts into the manifest."""
+SUITES, FILTERS, MIXTURE = RECORDS = ("decontamination", "filters", "mixture")
+"""What is told of the prompts in the manifest; all of it is about the whole step."""
 
 
 class Intake(Protocol):
@@ -53,6 +53,11 @@ class Intake(Protocol):
         """What they are taken from, in words."""
         ...
 
+    @property
+    def shares(self) -> list[dict[str, Any]]:
+        """What each source of a mixture gave, once `load` has run; empty where nothing is mixed."""
+        ...
+
     def load(self, *, seed: int, test_fraction: float) -> list[Seed]:
         """The prompts, in the order in which they are used."""
         ...
@@ -60,13 +65,14 @@ class Intake(Protocol):
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of this process: those to ask, those sorted out, how many there are in all shards, and the bad rows
-    of the input."""
+    """The prompts of this process: those to ask, those sorted out, how many there are in all shards, the bad rows of
+    the input, and what each source of a mixture gave."""
 
     fresh: list[Seed]
     left_out: list[LeftOut]
     whole: int
     bad_rows: list[dict[str, Any]] = field(default_factory=list)
+    shares: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def taken(self) -> int:
@@ -157,13 +163,15 @@ class Screen:
             fates[seed.position] = seed
         return [fates[seed.position] for seed in whole]
 
-    def record(self, staging: Staging) -> None:
-        """Puts what was compared and what the filters did into the manifest; both are about the whole step."""
+    def record(self, staging: Staging, prompts: Prompts) -> None:
+        """Puts what was mixed, what was compared and what the filters did into the manifest."""
         if self._suites is not None:
-            staging.extra[RECORDS[0]] = self._suites.record()
+            staging.extra[SUITES] = self._suites.record()
         counts = self._pipeline.counts()
         if counts:
-            staging.extra[RECORDS[1]] = counts
+            staging.extra[FILTERS] = counts
+        if prompts.shares:
+            staging.extra[MIXTURE] = prompts.shares
 
     def _compared(self, seeds: Sequence[Seed], fates: dict[int, Seed | LeftOut]) -> list[Seed]:
         if self._suites is None:
@@ -212,7 +220,7 @@ def sorted_out(config: GenPrefsConfig, intake: Intake, screen: Screen) -> Prompt
             left_out.append(fate)
         else:
             fresh.append(fate)
-    return Prompts(fresh, left_out, len(whole), intake.rejects)
+    return Prompts(fresh, left_out, len(whole), intake.rejects, intake.shares)
 
 
 def _first_of_each(seeds: Sequence[Seed], fates: dict[int, Seed | LeftOut]) -> list[Seed]:

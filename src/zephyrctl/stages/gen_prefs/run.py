@@ -91,7 +91,7 @@ def _make(cast: Cast, screen: Screen, errand: Errand[Seed, plan.Rated], prompts:
         staging.templates.update(cast.rater.templates())
         staging.teachers.extend(caller.summary())
         staging.counts.update(out.counts(taken, bad))
-        screen.record(staging)
+        screen.record(staging, prompts)
         tell_audit(work, audit, staging)
         artifact = staging.commit()
         tell_money(work.emit, staging.teachers, usable=out.kept, unit="prompt")
