@@ -154,7 +154,7 @@ def test_what_a_mixture_gave_is_in_the_manifest_of_the_whole_and_of_its_parts(
 ) -> None:
     more = tmp_path / "more.jsonl"
     more.write_text("".join(json.dumps({"prompt": f"Spell backwards: word{i}"}) + "\n" for i in range(8)))
-    config = settings(prompts, prompts=[f"{prompts}=0.5", str(more)], rows=12)
+    config = settings("", rows=12).model_copy(update={"prompts": [f"{prompts}=0.5", str(more)]})
     one = made(gen_prefs(config, Work(Store.open(tmp_path / "one"), Recorder())))
     half, all_of_it = extra(one)["mixture"]
     assert (half["ref"], half["weight"], half["rows"]) == (prompts, 0.5, 36)
