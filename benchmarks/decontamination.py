@@ -5,10 +5,10 @@ fall with their rank as those of English do (Zipf). One prompt in fifty holds 20
 the item drawn has so many), one in a hundred is an item with other case and punctuation, one in a hundred an item as it
 stands.
 
-Beside it a plain script that does what such scripts do: it keeps every 13-gram of the suites in one Python set and looks
-each 13-gram of a prompt up in it. Both read the same files, each in a process of its own, one after the other. The plain
-script finds no items of fewer than 13 words and does not tell what it found; whatever it finds, the other side has to
-find as well. Writes benchmarks/decontamination.json and prints a table.
+Beside it a plain script that does what such scripts do: it keeps every 13-gram of the suites in one Python set and
+looks each 13-gram of a prompt up in it. Both read the same files, each in a process of its own, one after the other.
+The plain script finds no items of fewer than 13 words and does not tell what it found; whatever it finds, the other
+side has to find as well. Writes benchmarks/decontamination.json and prints a table.
 """
 
 from __future__ import annotations

@@ -225,9 +225,9 @@ def tell(event: Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dialogues", type=int, default=1500)
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--dialogues", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=1200)
+    parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--to", type=Path, default=HERE / "on_policy.json")
     typed = parser.parse_args()
     sizes = Sizes(typed.seeds, typed.dialogues, typed.prompts, typed.questions)

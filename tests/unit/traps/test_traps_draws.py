@@ -5,6 +5,7 @@ Each docstring names the project that has the bug and what came out wrong there.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_num_proc_dependent_rng_of_hashes() -> None:
     told = {
         subprocess.run(
             [sys.executable, "-c", DRAWS],
-            env={"PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
