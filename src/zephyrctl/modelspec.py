@@ -6,6 +6,7 @@ for others.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +25,8 @@ _PARAMS: dict[str, type[float] | type[int] | type[str]] = {
     "max_tokens": int,
     "effort": str,
 }
+_RANGES = {"temperature": (0.0, math.inf), "top_p": (math.ulp(0.0), 1.0), "max_tokens": (1.0, math.inf)}
+"""The least and the greatest value of a setting that is a number."""
 PROVIDERS = ("openai", "anthropic", "local", "sandbox", "hf")
 
 
@@ -97,6 +100,10 @@ def _by_provider(head: str, tail: str, body: str) -> tuple[Where, str, str | Non
     return places[head], tail, None
 
 
+def _said(low: float, high: float) -> str:
+    return f"at least {low:g}" if high == math.inf else f"above 0 and at most {high:g}"
+
+
 def _params(query: str, text: str) -> dict[str, float | int | str]:
     params: dict[str, float | int | str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
@@ -109,4 +116,8 @@ def _params(query: str, text: str) -> dict[str, float | int | str]:
             raise UsageError(f"'{text}': {key} wants a number, got '{value}'") from None
         if not value:
             raise UsageError(f"'{text}': {key} has no value")
+        low, high = _RANGES.get(key, (0, math.inf))
+        number = params[key]
+        if not isinstance(number, str) and not (low <= number <= high and math.isfinite(number)):
+            raise UsageError(f"'{text}': {key}={value} is out of range", hint=f"{key} is {_said(low, high)}")
     return params

@@ -6,13 +6,15 @@ can import what is installed and nothing that merely lies beside it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.abc
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +42,19 @@ class Loaded:
         """Where in the function's own file `error` arose, as `file.py:line`; the file alone where it did not
         pass through it."""
         return _place(error, self.path)
+
+
+@contextlib.contextmanager
+def stdout_aside() -> Iterator[None]:
+    """Sends to stderr what code from outside, or a process that it starts, writes to stdout within the block: stdout is
+    for the result alone. One thread at a time."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a closed stdout or stderr: then there is nothing to keep clean
+            own = os.dup(1)
+            stack.callback(os.close, own)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, own, 1)
+        yield
 
 
 def load_function(text: str, group: str = JUDGES) -> Loaded:
@@ -98,7 +113,8 @@ def _run(path: Path, data: bytes, digest: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses and the like look their own module up by name
     try:
-        spec.loader.exec_module(module)
+        with stdout_aside():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         hint = "only installed packages can be imported from it" if isinstance(error, ImportError) else None
@@ -115,7 +131,8 @@ def _from_package(name: str, group: str) -> Loaded:
         raise UsageError(f"there is no '{name}' among the plug-ins of {group} ({offered})", hint=_FORM)
     entry = known[name]
     try:
-        found = entry.load()
+        with stdout_aside():
+            found = entry.load()
         source = inspect.getsourcefile(found)
     except Exception as error:
         raise UsageError(f"the plug-in '{name}' ({entry.value}) cannot be loaded: {_told(error)}") from None
@@ -129,7 +146,7 @@ def _from_package(name: str, group: str) -> Loaded:
 
 def _callable(found: Any, label: str) -> Callable[..., Any]:
     if not callable(found):
-        raise UsageError(f"{label} is a {type(found).__name__} and cannot be called")
+        raise UsageError(f"{label} is of type {type(found).__name__} and cannot be called")
     if inspect.iscoroutinefunction(found):
         raise UsageError(f"{label} is a coroutine function; a plain one is needed", hint="def, without async")
     return found  # type: ignore[no-any-return]

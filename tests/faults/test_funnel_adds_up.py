@@ -172,7 +172,7 @@ def whole_story(folder: Path, teacher: LoopbackTeacher, rows: int, tasks: int) -
 
 
 def test_counts_add_up_and_digests_agree(tmp_path: Path, teacher: LoopbackTeacher) -> None:
-    whole_story(tmp_path, teacher, rows=120, tasks=24)
+    whole_story(tmp_path, teacher, rows=60, tasks=12)
 
 
 @pytest.mark.slow

@@ -376,3 +376,20 @@ def test_stored_rows_that_are_no_feedback_are_named(work: Work, change: dict[str
         run(BinarizeConfig(max_dropped=1.0), work)
     assert "feedback@v1 row 4" in caught.value.message
     assert work.store.names() == ["feedback"]
+
+
+def test_what_can_be_asked_instead_is_named(work: Work) -> None:
+    store_feedback(
+        work,
+        [
+            row.model_copy(
+                update={"completions": [c.model_copy(update={"overall": None}) for c in row.completions]}
+            )
+            for row in feedback(20)
+        ],
+    )
+    with pytest.raises(StageRejected, match="no pair") as caught:
+        run(BinarizeConfig(), work)
+    assert "--score mean" in str(caught.value.hint)
+    with pytest.raises(ValueError, match="a space after the colon"):
+        BinarizeConfig(score="weighted", weights={"honesty:1": None})  # type: ignore[dict-item]

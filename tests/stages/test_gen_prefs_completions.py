@@ -137,7 +137,8 @@ def test_what_holds_no_completions_is_refused(work: Work) -> None:
 
 def test_a_function_rates_without_a_teacher_and_nothing_is_asked(work: Work, verifier: str) -> None:
     gen_prefs(GenPrefsConfig(teacher="sandbox", rows=20), work)
-    config = GenPrefsConfig(scorer=verifier, completions="feedback", out="scored")
+    # editions ask for a retest, which has no meaning for a function
+    config = GenPrefsConfig(scorer=verifier, completions="feedback", out="scored", retest=0.02)
     dry = Work(work.store, Recorder(), dry_run=True)
     plan = gen_prefs(config, dry).plan
     assert plan["estimate"]["calls"] == {"likely": 0, "most": 0}

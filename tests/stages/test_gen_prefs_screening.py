@@ -17,8 +17,11 @@ from zephyrctl.events import Recorder
 from zephyrctl.project import Project
 from zephyrctl.records import FeedbackRow
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
+from zephyrctl.stages.gen_prefs.intake import open_intake
 from zephyrctl.stages.gen_prefs.merge import merge
 from zephyrctl.stages.gen_prefs.run import run as gen_prefs
+from zephyrctl.stages.importing.config import ImportConfig
+from zephyrctl.stages.importing.run import run as import_source
 from zephyrctl.testing.teacher import LoopbackTeacher
 
 CAPITAL = "What is the capital of the country where the river Seine meets the sea near Le Havre?"
@@ -63,6 +66,12 @@ def rows_of(artifact: Artifact) -> list[FeedbackRow]:
 
 def extra(artifact: Artifact) -> dict[str, Any]:
     return dict(artifact.manifest.model_extra or {})
+
+
+def told(work: Work) -> list[str]:
+    recorder = work.emit.outside  # type: ignore[attr-defined]
+    assert isinstance(recorder, Recorder)
+    return recorder.texts()
 
 
 def settings(prompts: str, **more: Any) -> GenPrefsConfig:
@@ -166,6 +175,28 @@ def test_what_a_mixture_gave_is_in_the_manifest_of_the_whole_and_of_its_parts(
         for i in (1, 2)
     ]
     assert extra(made(merge(parts, Work(store, Recorder()))))["mixture"] == [half, all_of_it]
+
+
+def test_imported_prompts_are_pointed_at_where_the_seeds_are_taken(work: Work, prompts: str) -> None:
+    import_source(ImportConfig(source=prompts, kind="prompts"), work)
+    config = GenPrefsConfig(teacher="box:judge")
+    assert len(open_intake(config, work, "real").load(seed=42, test_fraction=0.1)) > 100
+    assert any("--prompts prompts@v1 takes yours" in text for text in told(work))
+
+
+def test_where_models_are_asked_is_said_once(
+    tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"rows": 3, "when": "conflict", "may_drop": ["temperature", "top_p", "seed"]}
+    with LoopbackTeacher() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0123456789abcdef")
+        work = Work(Store.open(tmp_path / "artifacts"), Recorder(), yes=True)
+        config = settings(prompts, teacher="gpt-6.1-sol", pool=["gpt-6-luna", "gpt-5.6-luna"], **more)
+        gen_prefs(config, work)
+    said = [text for text in told(work) if text.startswith("OPENAI_BASE_URL is set")]
+    assert len(said) == len(set(said)) == 3
+    assert any("--when 'conflict' is not used" in text for text in told(work))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -292,7 +292,7 @@ def test_too_many_failures_are_no_result(tmp_path: Path, paid: GenSftConfig) -> 
         project = Project.model_validate(
             {"endpoints": {"box": {"base_url": server.openai_url, "price": PRICE}}}
         )
-        with pytest.raises(StageRejected, match="100% of the replies failed"):
+        with pytest.raises(StageRejected, match="100% of the replies with tasks or instances failed"):
             run(paid, work_at(tmp_path / "bad", project=project))
 
 

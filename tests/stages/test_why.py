@@ -88,3 +88,43 @@ def test_an_ancestor_that_is_gone_is_named(tmp_path: Path) -> None:
     with Ledger.open(work.store.ledger_path) as ledger:
         found = why(work.store, ledger, "prefs", row.prompt_id)
     assert found.lost == ["feedback@v1 (feedback) is no longer in the store"]
+
+
+def test_a_pair_of_many_is_named_by_both_completions(store: Store) -> None:
+    work = Work(store)
+    binarize(BinarizeConfig(rejected="all-pairs", out="every"), work)
+    rows = [r for _, _, r in store.resolve("every").rows() if isinstance(r, PreferenceRow)]
+    first = next(r for r in rows if sum(r.prompt_id == other.prompt_id for other in rows) > 1)
+    with Ledger.open(store.ledger_path) as ledger:
+        with pytest.raises(UsageError, match="rows of every@v1 have an id"):
+            why(store, ledger, "every", first.prompt_id)
+        named = f"{str(first.chosen_id)[:12]}/{str(first.rejected_id)[:12]}"
+        assert why(store, ledger, "every", named).causes[0].row == first
+
+
+@pytest.mark.parametrize(
+    ("method", "whats"),
+    [
+        ("self-instruct", ["made it up", "read it", "read it"]),
+        ("ultrachat", ["made it up", "answered it", "read 1 of its texts"]),
+    ],
+)
+def test_made_up_rows_lead_to_the_calls_behind_them(tmp_path: Path, method: str, whats: list[str]) -> None:
+    work = Work(Store.open(tmp_path / "artifacts"))
+    gen_sft(GenSftConfig.model_validate({"teacher": "sandbox", "method": method, "rows": 12}), work)
+    rows = [r for _, _, r in work.store.resolve("sft-data").rows() if isinstance(r, SftRow)]
+    with Ledger.open(work.store.ledger_path) as ledger:
+        for row in rows:
+            found = [one["what"] for one in why(work.store, ledger, "sft-data", row.row_id).causes[0].calls]
+            # several requests may have made up the same text
+            assert [what for n, what in enumerate(found) if n == 0 or what != whats[0]][: len(whats)] == whats
+
+
+def test_calls_in_another_ledger_are_no_calls_that_cost_nothing(store: Store, tmp_path: Path) -> None:
+    pair = pair_of(store)
+    with Ledger.open(tmp_path / "other.sqlite") as ledger:
+        found = why(store, ledger, "prefs", pair.prompt_id)
+    assert [text.partition(" are not in ")[0] for text in found.lost] == [
+        "the calls of feedback@v1",
+        "the calls of sft-data@v1",
+    ]

@@ -52,6 +52,12 @@ def test_parameters() -> None:
         ("gpt-4?heat=1", "heat"),
         ("gpt-4?top_p=x", "number"),
         ("gpt-4?effort=", "no value"),
+        ("gpt-4?temperature=-1", "at least 0"),
+        ("gpt-4?temperature=inf", "out of range"),
+        ("gpt-4?temperature=nan", "out of range"),
+        ("gpt-4?top_p=0", "above 0 and at most 1"),
+        ("gpt-4?top_p=1.1", "at most 1"),
+        ("gpt-4?max_tokens=0", "at least 1"),
     ],
 )
 def test_refusals(text: str, word: str) -> None:

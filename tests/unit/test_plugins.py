@@ -66,7 +66,7 @@ def test_what_lies_beside_the_file_is_not_importable(tmp_path: Path) -> None:
         ("x = 1\n\ny = x / 0\n", r"mine\.py:3: ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(3)\n", r"mine\.py:2: SystemExit"),
         ("def other():\n    pass\n", "mine.py has no function 'score'"),
-        ("score = 3\n", "mine.py:score is a int and cannot be called"),
+        ("score = 3\n", "mine.py:score is of type int and cannot be called"),
         ("async def score(p, c):\n    return 1\n", "coroutine"),
     ],
 )

@@ -92,6 +92,11 @@ def open_source(
     """
     if kind not in ROW_TYPES:
         raise UsageError(f"rows of kind '{kind}' cannot be read", hint="known: " + ", ".join(ROW_TYPES))
+    if not text.strip():
+        raise UsageError(
+            f"no source of {kind} is named: the name is empty",
+            hint="a ref, a file, a folder, hf://org/name, or -",
+        )
     if text.startswith(PREFIX):
         data = fetch_data(text, kind, emit)
         return _outside(data.ref, kind, on_bad_row, data.files, form=_form("Hub", data.rule), emit=emit)
@@ -284,6 +289,8 @@ def _convert(
 
 def _together(bad: list[BadRow], total: int, text: str, *, one_cause: bool) -> BadRow:
     first = bad[0]
+    if one_cause:
+        first.hint = "give the columns one of these names, or name another kind"
     if len(bad) == 1 or one_cause:
         return first
     lines = [f"  {b.where}: {b.why}" for b in bad[:_SHOWN]]

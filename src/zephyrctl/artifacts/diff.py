@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.config import canonical
@@ -61,6 +61,8 @@ class _Known:
     whole: bytes
     columns: Mapping[str, bytes]
     winner: str | None
+    texts: frozenset[bytes]
+    """The two sides of a pair, in no order; empty for other rows."""
 
 
 def diff(one: Artifact, two: Artifact) -> Diff:
@@ -111,26 +113,44 @@ def _inputs(artifact: Artifact) -> dict[str, str]:
 
 
 def _rows(one: Artifact, two: Artifact) -> tuple[RowsDiff, dict[str, Any]]:
-    """Compares row by row; of the first version's rows only hashes are kept."""
+    """Compares row by row; of the first version's rows only hashes are kept.
+
+    Of rows of one id (all pairs of a prompt) equal ones are compared with each other, then those of the same two texts
+    in whichever order; what is left on both sides is compared in stored order.
+    """
     identity, winner = _IDENTITY[one.kind], _WINNER.get(one.kind)
     spread = _Spread(), _Spread()
-    known: dict[str, _Known] = {}
+    known: dict[str, list[_Known]] = {}
     for _, split, row in one.rows():
         spread[0].add(split, row)
-        known[_unique(identity(row), known)] = _known(split, row, winner)
-    found, met = RowsDiff(), set[str]()
+        known.setdefault(identity(row), []).append(_known(split, row, winner))
+    found, waiting = RowsDiff(), list[tuple[str, _Known]]()
     for _, split, row in two.rows():
         spread[1].add(split, row)
-        name = _unique(identity(row), met)
-        met.add(name)
-        before = known.pop(name, None)
-        if before is None:
-            found.note("added", name)
+        name, now = identity(row), _known(split, row, winner)
+        if not _met(found, known, name, now, "whole"):
+            waiting.append((name, now))
+    apart = [(name, now) for name, now in waiting if not _met(found, known, name, now, "texts")]
+    for name, now in apart:
+        if known.get(name):
+            _compare(found, name, known[name].pop(0), now)
         else:
-            _compare(found, name, before, _known(split, row, winner))
-    for name in known:
-        found.note("removed", name)
+            found.note("added", name)
+    for name, left in known.items():
+        for _ in left:
+            found.note("removed", name)
     return found, _mapping(spread[0].summary(), spread[1].summary())
+
+
+def _met(
+    found: RowsDiff, known: dict[str, list[_Known]], name: str, now: _Known, by: Literal["whole", "texts"]
+) -> bool:
+    """Whether a row of this id is there that is equal in `by`; it is compared, and taken out of `known`."""
+    for place, before in enumerate(known.get(name, ())):
+        if getattr(before, by) == getattr(now, by):
+            _compare(found, name, known[name].pop(place), now)
+            return True
+    return False
 
 
 def _compare(found: RowsDiff, name: str, before: _Known, now: _Known) -> None:
@@ -153,21 +173,12 @@ def _known(split: str, row: Record, winner: Callable[[Any], str | None] | None) 
     body = row.model_dump(mode="json")
     columns = {name: _hash(value) for name, value in body.items()}
     whole = hashlib.sha256(b"".join(columns[name] for name in sorted(columns))).digest()[:12]
-    return _Known(split, whole, columns, winner(row) if winner is not None else None)
+    texts = frozenset(columns[name] for name in _SIDES if name in columns)
+    return _Known(split, whole, columns, winner(row) if winner is not None else None, texts)
 
 
 def _hash(value: Any) -> bytes:
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).digest()[:8]
-
-
-def _unique(name: str, taken: Any) -> str:
-    """A name for one of several rows with the same id: the second is `name#2`."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}#{number}" in taken:
-        number += 1
-    return f"{name}#{number}"
 
 
 class _Spread:
@@ -240,6 +251,7 @@ _IDENTITY: dict[str, Callable[[Any], str]] = {
     "prefs": lambda row: row.prompt_id,
     "eval": lambda row: _verdict_id(row),
 }
+_SIDES = ("chosen", "rejected")
 _WINNER: dict[str, Callable[[Any], str | None]] = {
     "prefs": lambda row: _hash([m.model_dump() for m in row.chosen]).hex(),
     "feedback": _best,

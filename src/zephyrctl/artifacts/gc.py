@@ -27,7 +27,7 @@ class Garbage:
     """One thing to take away: a folder of unfinished work or of the trash, or a version."""
 
     what: str
-    """`abandoned work`, `trash`, `partial` or `unused`."""
+    """`abandoned work`, `cache`, `trash`, `partial` or `unused`."""
     name: str
     why: str
     bytes: int
@@ -107,8 +107,12 @@ def _work(store: Store, days: float, now: float) -> Iterator[Garbage]:
         age = (now - _newest(folder)) / 86400
         if age < days or _busy(folder):
             continue
-        why = f"not touched for {age:.0f} days; replies already paid for stay in the ledger"
-        yield Garbage("abandoned work", folder.name, why, _size(folder), folder)
+        since = f"not touched for {age:.0f} days"
+        if folder == store.cache.folder:
+            yield Garbage("cache", folder.name, f"{since}; made anew when needed", _size(folder), folder)
+        else:
+            why = f"{since}; replies already paid for stay in the ledger"
+            yield Garbage("abandoned work", folder.name, why, _size(folder), folder)
 
 
 def _trash(store: Store, days: float, now: float) -> Iterator[Garbage]:

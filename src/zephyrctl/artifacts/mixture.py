@@ -197,7 +197,9 @@ def _refuse_twice(parts: Sequence[Part]) -> None:
         if (other := seen.setdefault(source.digest, source)) is not source:
             raise UsageError(
                 f"{source.ref} is named twice" + (f" (as {other.ref})" if other.ref != source.ref else ""),
-                hint=f"to take every row twice: {source.ref}=2",
+                hint="prompts are asked once; leave one of the two out"
+                if source.kind == "prompts"
+                else f"to take every row twice: {source.ref}=2",
             )
 
 

@@ -60,8 +60,7 @@ def prompt_from_column(row: Row) -> Record:
 
 def prompt_from_messages(row: Row) -> Record:
     """`messages` or `conversations`: all before the last answer."""
-    column = _first(row, ("messages", "conversations"))
-    return prompt_row(before_last_answer(messages_in(row[column], column, "user")), row)
+    return prompt_row(before_last_answer(_dialogue(row)), row)
 
 
 def prompt_from_instruction(row: Row) -> Record:
@@ -83,9 +82,9 @@ def prompt_from_text(row: Row) -> Record:
 
 
 def sft_row(messages: list[Message], row: Row) -> SftRow:
-    """A dialogue to learn from."""
+    """A dialogue to learn from. Raises SaysNothing for one without an answer: public sets hold such rows."""
     if not any(m.role == "assistant" and m.content.strip() for m in messages):
-        raise ValueError("there is no answer to learn from")
+        raise SaysNothing("no answer", "there is no answer to learn from")
     said = with_system(messages, row)
     identity = prompt_id(opening_of(said))
     return SftRow(
@@ -100,22 +99,21 @@ def sft_row(messages: list[Message], row: Row) -> SftRow:
 
 def sft_from_messages(row: Row) -> Record:
     """`messages` or ShareGPT's `conversations`."""
-    column = _first(row, ("messages", "conversations"))
-    return sft_row(messages_in(row[column], column, "user"), row)
+    return sft_row(_dialogue(row), row)
 
 
 def sft_from_alpaca(row: Row) -> Record:
     """Alpaca's `instruction`, `input` and `output` (or Dolly's `context` and `response`)."""
     asked = messages_in(instruction_in(row), "instruction", "user")
     answer = _first(row, ("output", "response"))
-    return sft_row(asked + messages_in(text_in(row, answer), answer, "assistant"), row)
+    return sft_row(asked + _answer(text_in(row, answer), answer), row)
 
 
 def sft_from_two_columns(row: Row) -> Record:
     """A question (text or messages) in one column, its answer in another."""
     question, answer = _first(row, ("prompt", "question")), _first(row, ("completion", "response", "answer"))
     asked = messages_in(row[question], question, "user")
-    return sft_row(asked + messages_in(row[answer], answer, "assistant"), row)
+    return sft_row(asked + _answer(row[answer], answer), row)
 
 
 def sft_from_pair(row: Row) -> Record:
@@ -204,6 +202,20 @@ def _completion(item: Any, place: str, row: Row) -> tuple[str, str]:
 
 def _completion_id(model: str, draw: int, text: str) -> str:
     return hashlib.sha256(canonical([model, draw, text]).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _dialogue(row: Row) -> list[Message]:
+    """`messages` or `conversations`. Raises SaysNothing where the list is empty: public sets hold such rows."""
+    column = _first(row, ("messages", "conversations"))
+    if row[column] == []:
+        raise SaysNothing("empty", f"`{column}` is an empty list")
+    return messages_in(row[column], column, "user")
+
+
+def _answer(value: Any, column: str) -> list[Message]:
+    if isinstance(value, str) and not value.strip():
+        raise SaysNothing("no answer", f"`{column}` is empty")
+    return messages_in(value, column, "assistant")
 
 
 def _source(row: Row) -> str:

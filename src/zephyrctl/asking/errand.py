@@ -26,7 +26,7 @@ from zephyrctl.asking.pilot import forecast
 from zephyrctl.asking.seats import Seat
 from zephyrctl.asking.sketch import Sketch, estimated, holds_any, seen_before
 from zephyrctl.errors import UsageError
-from zephyrctl.events import Note, Progress, Warning_, silent
+from zephyrctl.events import Event, Note, Progress, Warning_, silent
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.money import dollars
 from zephyrctl.providers.base import AnyProvider, BatchProvider
@@ -75,6 +75,7 @@ class Errand(Generic[R, C]):
     training: Training | None = None
     cap: int | None = field(default=None, init=False)
     """What this step may spend at most because nobody agreed to more, in uusd; settled by `prepare`."""
+    _said: set[str] = field(default_factory=set, init=False, repr=False)
 
     def prepare(self) -> StepResult | None:
         """Estimate, show, and get consent; None = go on, a result = stop here (a dry run, a pilot).
@@ -90,7 +91,8 @@ class Errand(Generic[R, C]):
         what = f"{self.config.stage} plan"
         if self.config.pilot is not None:
             what = f"{self.config.stage} pilot: {len(rows)} of {len(self.rows)} {self.unit}"
-        self.work.emit(table(estimate, what))
+        if estimate.parts:
+            self.work.emit(table(estimate, what))
         self._say_where()
         check_prices(estimate, limit=self._limited and not self.work.dry_run)
         if estimate.unpriced:
@@ -110,7 +112,14 @@ class Errand(Generic[R, C]):
     def caller(self) -> Caller:
         """The caller of the run itself, for a `with` statement."""
         replay = self.config.accept_partial
-        return open_caller(self.config, self.work, self.ledger, self.step, replay=replay, cap=self.cap)
+        return open_caller(
+            self.config, self.work, self.ledger, self.step, replay=replay, cap=self.cap, emit=self._news
+        )
+
+    def _news(self, event: Event) -> None:
+        """Passes on what `prepare` has not said already."""
+        if not (isinstance(event, Note) and event.text in self._said):
+            self.work.emit(event)
 
     def results(self, caller: Caller) -> Iterator[tuple[Sequence[R], C]]:
         """Chunks of rows with what came of them, in order."""
@@ -163,6 +172,7 @@ class Errand(Generic[R, C]):
     def _say_where(self) -> None:
         """What the providers have to say (another address, a date of retirement), and a price that is not needed."""
         for sentence in dict.fromkeys(s for p in self.providers for s in getattr(p, "notices", ())):
+            self._said.add(sentence)
             self.work.emit(Note(sentence))
         sources = {p.price.source for p in self.providers if p.price is not None}
         if self.config.price is not None and "--price" not in sources:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zephyrctl.artifacts.store import Store
-from zephyrctl.chat.render import encode, render_text, template_digest
+from zephyrctl.chat.render import render_text, template_digest
 from zephyrctl.chat.tokenizer import load_tokenizer
 from zephyrctl.config import digest_of
 from zephyrctl.records import Message
@@ -24,7 +24,9 @@ class RenderedLength:
 
     def __call__(self, dialogue: Sequence[Message]) -> int:
         """Tokens of the whole dialogue, marks between turns included."""
-        return len(encode(self.tokenizer, render_text(self.tokenizer, dialogue)))
+        text = render_text(self.tokenizer, dialogue)
+        # not verbose: that a dialogue is longer than the model reads is what is to be found out
+        return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def open_counter(store: Store, model: str) -> RenderedLength:

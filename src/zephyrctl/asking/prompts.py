@@ -65,7 +65,7 @@ class Seeds:
 
     def _taken(self, seed: int) -> list[tuple[str, str | None, PromptRow]]:
         if self.source is None:
-            return [(f"sandbox prompt {i}", None, row) for i, row in enumerate(self.own, 1)]
+            return [(f"{self.named} prompt {i}", None, row) for i, row in enumerate(self.own, 1)]
         found = ((where, split, _prompt(where, row)) for where, split, row in self.source.rows())
         if self.source.in_order:
             taken = list(islice(found, self.rows))

@@ -36,6 +36,10 @@ def diff_cli(one: FromArgument, two: ToArgument, *, session: Session) -> None:
     Console(session).result("\n\n".join([*([same] if same else []), *texts]), document)
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
 @common
 def gc_cli(
     *,
@@ -67,10 +71,10 @@ def gc_cli(
     found = find_garbage(store, days=days, unused=unused)
     total = sum(item.bytes for item in found)
     freed = take_away(store, found, console) if yes else 0
-    rows = tuple((item.what, item.name, f"{item.bytes / 1e6:,.1f} MB", item.why) for item in found)
+    rows = tuple((item.what, item.name, _size(item.bytes), item.why) for item in found)
     if not found:
         console(Note(f"nothing to take away in {store.root}"))
     elif not yes:
-        console(Note(f"{total / 1e6:,.1f} MB could be taken away; nothing was touched (--yes does it)"))
+        console(Note(f"{_size(total)} could be taken away; nothing was touched (--yes does it)"))
     document = {"garbage": [item.as_dict() for item in found], "bytes": total, "taken": yes, "freed": freed}
     console.result(plain_table(("what", "name", "size", "why"), rows) if found else "", document)

@@ -44,7 +44,9 @@ _Members = Annotated[
 _Principles = Annotated[
     str | None,
     typer.Option(
-        "--principles", help="ultrafeedback: system messages drawn by weight, or none.  [default: none]"
+        "--principles",
+        help="ultrafeedback: system messages drawn by weight, or none.  [default: as the edition says; "
+        "ultrafeedback in zephyr-7b/paper]",
     ),
 ]
 _Completions = Annotated[

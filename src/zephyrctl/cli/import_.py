@@ -51,7 +51,9 @@ def import_cli(
     ],
     out: Annotated[
         str | None,
-        typer.Option("--out", help="Name of the artifact.  [default: the name the next stage looks for]"),
+        typer.Option(
+            "--out", help="Name of the artifact.  [default: prompts, sft-data, feedback, prefs, by kind]"
+        ),
     ] = None,
     filters: Filters = None,
     tokenizer: Tokenizer = None,

@@ -13,7 +13,10 @@ from zephyrctl.cli.options import Session, common
 @common
 def why_cli(
     ref: Annotated[str, typer.Argument(metavar="REF", help="The artifact the row is in.")],
-    row_id: Annotated[str, typer.Argument(metavar="ROW-ID", help="Its id, or how it begins.")],
+    row_id: Annotated[
+        str,
+        typer.Argument(metavar="ROW-ID", help="Its id, or how it begins; of a pair also CHOSEN/REJECTED."),
+    ],
     *,
     session: Session,
 ) -> None:

@@ -46,8 +46,8 @@ class SuiteText:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What was found: the item, how, and the overlap itself (the item's text, cut at 200 characters, or the 13
-    words)."""
+    """What was found: the item, how, and the overlap itself (the item's text in one line, cut at 200 characters, or
+    the 13 words)."""
 
     suite: str
     item: str
@@ -130,6 +130,7 @@ class Index:
 
     def _overlap(self, number: int, how: How, overlap: str) -> Overlap:
         one = self._texts[number]
+        overlap = " ".join(overlap.split())
         shown = overlap if len(overlap) <= _SHOWN else overlap[:_SHOWN] + "…"
         return Overlap(one.suite, one.item, how, shown)
 

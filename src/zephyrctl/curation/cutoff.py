@@ -8,9 +8,10 @@ from zephyrctl.curation.base import Dialogue, Dropped
 from zephyrctl.records import Message
 
 VERSION = 1
-_DANGLING = frozenset(
-    "a an the and or but nor of into than whose my your our their its if because including between".split()
-)
+_DANGLING = {
+    "a", "an", "the", "and", "or", "but", "nor", "of", "into", "than", "whose", "my", "your", "our", "their", "its",
+    "if", "because", "including", "between",
+}  # fmt: skip
 """Words that no sentence ends with. Others that seldom do (`to`, `is`, `that`) are not worth a good answer."""
 _CLOSING = re.compile(r"[\"'”’)\]}*_`»>]+$")
 _SENTENCES = re.compile(r"[.!?。！？…](?=\s|$)")
@@ -19,7 +20,8 @@ _ENOUGH = 3
 """Sentences with a full stop from which on an end without one is no matter of style."""
 _GREETING = re.compile(r"[^\W\d_]+(?: [^\W\d_]+){0,2},")
 """The end of a letter without a name below it: `Best regards,`."""
-_ADDRESS = re.compile(r"\S*(?:/|\w\.\w|@)\S*\Z")
+_ADDRESS = re.compile(r"[/@#]|\w\.\w")
+"""A link, a name of a file, a hashtag."""
 _PROSE = 40
 """Characters of a last line below which it may be a heading, a name or a signature."""
 
@@ -51,20 +53,23 @@ def sign_of_cut(answer: str) -> str:
         return "ends inside a code fence"
     if text.endswith("```"):
         return ""
-    bare = _CLOSING.sub("", text)
+    bare = _CLOSING.sub("", text).rstrip()
     if not bare:
         return ""
     last_line = bare.rsplit("\n", 1)[-1]
-    for end in (bare[-1], text[-1]):
-        if end in ",([{" and not ("\n" in bare and _GREETING.fullmatch(last_line.strip())):
-            return f"ends after '{end}'"
-    if _ADDRESS.search(last_line):
+    if text[-1] in "([{":
+        return f"ends after '{text[-1]}'"
+    if bare[-1] == ",":
+        return "" if "\n" in bare and _GREETING.fullmatch(last_line.strip()) else "ends after ','"
+    if _ADDRESS.search(last_line.rsplit(maxsplit=1)[-1]):
         return ""
     words = re.findall(r"[^\W\d_]+", last_line)
-    if len(words) > 3 and words[-1] in _DANGLING and bare.endswith(words[-1]):
-        return f"ends with '{words[-1]}'"
-    if not bare[-1].isalnum() or _LIST_LINE.match(last_line) or len(last_line) < _PROSE:
+    if not words or not bare.endswith(words[-1]):
         return ""
-    if len(_SENTENCES.findall(bare)) >= _ENOUGH and bare[-1].isalpha():
+    if len(words) > 3 and words[-1] in _DANGLING:
+        return f"ends with '{words[-1]}'"
+    in_prose = len(last_line) >= _PROSE and not _LIST_LINE.match(last_line)
+    # a name or a title that stands below a text begins its last word with a capital
+    if in_prose and not words[-1][0].isupper() and len(_SENTENCES.findall(bare)) >= _ENOUGH:
         return "ends in the middle of a sentence"
     return ""

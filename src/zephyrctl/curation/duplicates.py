@@ -7,15 +7,17 @@ import re
 from typing import Any
 
 from zephyrctl.curation.base import Dialogue, Dropped
+from zephyrctl.curation.contamination import words
 from zephyrctl.errors import MissingExtra
 from zephyrctl.records import Message
 
 VERSION = 1
 _BLANKS = re.compile(r"\s+")
-_WORDS = re.compile(r"\w+")
 _SHINGLE = 5
 """Words in a shingle."""
 _PERMUTATIONS = 128
+_OVERLOOK_LITTLE = (0.05, 0.95)
+"""How much false and overlooked candidates count when the bands of the index are chosen."""
 
 
 class ExactDuplicates:
@@ -57,7 +59,8 @@ class NearDuplicates:
             raise MissingExtra("datasketch", "dedup") from error
         self.name = f"near-duplicates={threshold:g}"
         self._threshold = threshold
-        self._index: Any = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        # what the index overlooks nobody finds again, what it finds in vain the sketches tell apart
+        self._index: Any = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=_OVERLOOK_LITTLE)
         self._sketches: list[Any] = []
 
     def learn(self, dialogue: Dialogue) -> None:
@@ -85,7 +88,7 @@ def _prompt(dialogue: Dialogue) -> list[Message]:
 
 
 def _shingles(dialogue: Dialogue) -> list[bytes]:
-    words = [word for m in dialogue for word in _WORDS.findall(m.content.casefold())]
-    if len(words) <= _SHINGLE:
-        return [" ".join(words).encode()]
-    return sorted({" ".join(words[i : i + _SHINGLE]).encode() for i in range(len(words) - _SHINGLE + 1)})
+    said = [word for m in dialogue for word in words(m.content)]
+    if len(said) <= _SHINGLE:
+        return [" ".join(said).encode()]
+    return sorted({" ".join(said[i : i + _SHINGLE]).encode() for i in range(len(said) - _SHINGLE + 1)})

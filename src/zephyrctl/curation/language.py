@@ -12,8 +12,9 @@ from zephyrctl.records import Message
 VERSION = 1
 _LETTERS = 20
 """Letters of prose below which no language can be told; such dialogues pass."""
-_SURE = 0.5
-"""Probability below which a language counts as not recognised."""
+_TIMES = 10
+"""A dialogue is dropped where another language is more than so many times as likely as all wanted ones together: names
+and short texts are often near the border between related languages."""
 
 
 class Language:
@@ -48,12 +49,12 @@ class Language:
         text = " ".join(_prose(m.content) for m in dialogue if m.role != "system")
         if sum(c.isalpha() for c in text) < _LETTERS:
             return [list(dialogue)]
-        code, probability = self._tell.classify(text)
-        if str(code) in self._wanted:
+        ranked = [(str(code), float(share)) for code, share in self._tell.rank(text)]
+        (code, likeliest), *_ = ranked
+        wanted = sum(share for known, share in ranked if known in self._wanted)
+        if likeliest <= _TIMES * wanted:
             return [list(dialogue)]
-        if probability < _SURE:
-            return Dropped("language", f"not recognised ({code} at {probability:.2f})")
-        return Dropped("language", f"{code} (probability {probability:.2f})")
+        return Dropped("language", f"{code} (probability {likeliest:.2f})")
 
 
 def _prose(text: str) -> str:

@@ -64,6 +64,8 @@ class SplitLong:
 
     def __init__(self, limit: int, count: TokenCounter) -> None:
         self.name = f"split-long={limit}"
+        self.left_out = 0
+        """Turn pairs that are too long by themselves, of dialogues of which other parts are kept."""
         self._limit = limit
         self._count = count
 
@@ -91,6 +93,7 @@ class SplitLong:
             return Dropped(
                 "too_long", f"every turn pair has more than {self._limit} tokens ({self._count.label})"
             )
+        self.left_out += len(pairs) - sum(len(_turn_pairs(part)[1]) for part in parts)
         return parts
 
 

@@ -84,7 +84,8 @@ class Pipeline:
         return parts
 
     def counts(self) -> dict[str, Any]:
-        """For each filter, by name: seen, kept, changed, split, dropped by reason."""
+        """For each filter, by name: seen, kept, changed, split, dropped by reason; and turn pairs left out of what was
+        split."""
         return {
             one.filter.name: {
                 "seen": one.seen,
@@ -92,6 +93,11 @@ class Pipeline:
                 "changed": one.changed,
                 "split": one.split,
                 "dropped": dict(sorted(one.dropped.items())),
+                **(
+                    {"pairs_left_out": one.filter.left_out}
+                    if isinstance(one.filter, lengths.SplitLong)
+                    else {}
+                ),
             }
             for one in self._filters
         }

@@ -26,16 +26,19 @@ _CODE_START = re.compile(
     r"|print ?\(|SELECT |INSERT |UPDATE |DELETE |CREATE |\$ |>>>|//|/\*|\*/|<\?|\}|\{|@\w+|package |func |fn |end\b)"
 )
 _PROMPT = re.compile(
-    r"\s*(?:\w[\w.-]*@[\w.-]+[^\s$#%]*[$#%]|\([\w.-]+\) ?\$|(?:root|bash-[\d.]+)[$#]|\$|~\S*[$#%]|PS [A-Z]:\S*>|[A-Z]:\\\S*>"
-    r"|>>>|In \[\d+\]:) +[^\s\d]"
+    r"\s*(?:\w[\w.-]*@[^\s$#%]+[$#%]|\([\w.-]+\) ?\$|(?:root|bash-[\d.]+)[$#]|\$|~\S*[$#%]|PS [A-Z]:\S*>"
+    r"|[A-Z]:\\\S*>|>>>|In \[\d+\]:) +[^\s\d]"
 )
-_LISTING = re.compile(r"\s*(?:Traceback \(most recent|(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER) \S)")
+_LISTING = re.compile(
+    r"\s*(?:Traceback \(most recent|(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER) \S)"
+)
 """With a prompt: how text begins that is code up to the next blank line."""
 _PLAIN_CODE = re.compile(
-    r"\s*(?:import [\w.]+(?: as \w+)?;?\s*\Z|from [\w.]+ import \S|(?:FROM|WHERE|GROUP BY|ORDER BY|LIMIT|VALUES|JOIN) \S"
+    r"\s*(?:import [\w.]+(?: as \w+)?;?\s*\Z|from [\w.]+ import \S"
+    r"|(?:FROM|WHERE|GROUP BY|ORDER BY|LIMIT|VALUES|JOIN) \S"
     r"|(?:sudo|apt|apt-get|brew|npm|npx|yarn|pip3?|conda|git|docker|kubectl|curl|wget|mkdir|chmod|chown|ssh|rm|cp|mv)"
     r" (?!is\b|was\b|are\b|has\b|can\b|will\b|and\b|or\b)[^.!?]*(?:\S\.\S[^.!?]*)*\Z"
-    r"|\"[^\"\n]*\"\s*:|[A-Za-z_][\w.-]*\s*[:+-]?=\s|\[[\w.-]+\]\s*\Z|at [\w.$<>]+ ?\(|\S[^\n]*\t+\S)"
+    r"|\"[^\"\n]*\"\s*:|[A-Za-z_][\w.-]*\s*[:+-]?=\s|\[[\w.-]+\]\s*\Z|at [\w.$<>]+ ?\(|\S[^\n]*\t\S)"
 )
 """How a line of code begins that may have no symbols in it at all: commands, settings, cells of a table."""
 _KEYED = re.compile(r"\s*(?:- )?[a-z_][\w./-]*:(?:\s|\Z)")

@@ -36,6 +36,8 @@ _TITLE = 0.7
 """Lines of which a larger share of the longer words is capitalised are titles: what is seen there counts for titles
 alone."""
 _MOST_PAIRS = 2_000_000
+_NEAR = 200
+"""Characters at both ends of what lies between two words (code, a row of dots) that tell how the second one stands."""
 
 INSIDE, FIRST, ITEM, LINE, COLON, UNSURE = "inside", "first", "list item", "line", "colon", "unsure"
 _CUSTOM = (ITEM, LINE, COLON)
@@ -91,12 +93,12 @@ class Truecase:
         parts: list[str] = []
         at = 0
         for line in lines:
-            title, known = _is_title(line), self._is_known(line)
+            title = _is_title(line)
             for place, token in enumerate(line):
                 if not token.lower or (len(token.text) == 1 and token.text != "i"):
                     continue
                 following = line[place + 1].text.lower() if place + 1 < len(line) else ""
-                better = self._better(token, following, title=title, known=known, customs=customs)
+                better = self._better(token, following, line, title=title, customs=customs)
                 if better != token.text:
                     parts += [text[at : token.start], better]
                     at = token.end
@@ -109,7 +111,7 @@ class Truecase:
         return 2 * known >= len(line)
 
     def _better(
-        self, token: _Token, following: str, *, title: bool, known: bool, customs: frozenset[str]
+        self, token: _Token, following: str, line: list[_Token], *, title: bool, customs: frozenset[str]
     ) -> str:
         if title and token.place == INSIDE:
             forms = self._titles.get(token.text)
@@ -117,9 +119,10 @@ class Truecase:
                 return min(forms, key=lambda form: (-forms[form], form))
             if len(token.text) > 3:
                 return token.text[0].upper() + token.text[1:]
-        better = self._majority(token.text, following) if known else token.text
-        if better != token.text:
+        better = self._majority(token.text, following)
+        if better != token.text and self._is_known(line):
             return better
+        better = token.text
         begins = token.place in customs or (token.place == FIRST and not self._goes_on_after(token.before))
         return better[0].upper() + better[1:] if begins and len(better) > 1 else better
 
@@ -157,6 +160,8 @@ class Truecase:
         ):
             if forms is None or (total := forms.total()) < enough:
                 continue
+            if len(forms) == 1 and word in forms:
+                return word
             best = min(forms, key=lambda form: (-forms[form], form))
             if forms[best] >= share * total:
                 return best
@@ -193,6 +198,8 @@ def _lines(text: str) -> Iterator[list[_Token]]:
 def _place(text: str, end: int, start: int, previous: str) -> tuple[str, str]:
     """How a word stands that begins at `start`, when the word before it ended at `end` (-1 = there is none)."""
     gap = text[max(end, 0) : start]
+    if len(gap) > 2 * _NEAR:
+        gap = gap[:_NEAR] + gap[-_NEAR:]
     if gap == " ":
         return INSIDE, ""
     if _LIST_ITEM.search(gap if end >= 0 else f"\n{gap}"):

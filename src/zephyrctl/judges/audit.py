@@ -123,6 +123,8 @@ class Audit:
         for completion in row.completions:
             self._overall.add(completion.overall, None)
             for rating in completion.ratings:
+                if rating.aspect == OVERALL:
+                    continue  # a note on the overall score, which is counted above
                 self._rates.setdefault(rating.aspect, _Rates()).add(rating.value, rating.reason)
                 if rating.position is not None and rating.value is not None:
                     place = self._places.setdefault(rating.aspect, {}).setdefault(rating.position, _Place())

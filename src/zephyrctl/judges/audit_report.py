@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zephyrctl.events import Table
+from zephyrctl.judges.permutation import FEW
 
 FOUND = 0.01
 """Below this p-value an effect counts as found."""
@@ -42,12 +43,8 @@ class AuditReport:
         ]
 
     def tables(self) -> list[Table]:
-        """Ratings by place and by length, what could not be read, and how far further judgements agree."""
-        return [
-            t
-            for t in (self._place_table(), self._length_table(), self._rate_table(), self._again_table())
-            if t
-        ]
+        """Ratings by aspect and place, scores by length, and how far further judgements agree."""
+        return [t for t in (self._rating_table(), self._length_table(), self._again_table()) if t]
 
     def _position(self) -> list[str]:
         position = self.body["position"]
@@ -55,9 +52,8 @@ class AuditReport:
             return []
         trend = position["first_less_last"]
         if not _below(position["p"]):
-            return [
-                f"no effect of the place shown was found (first less last {trend:+.2f} points, {_p(position['p'])})"
-            ]
+            none_found = _none_found("place shown", position["prompts"])
+            return [f"{none_found} (first less last {trend:+.2f} points, {_p(position['p'])})"]
         if _below(2 * position["p_trend"]):
             side = "higher" if trend > 0 else "lower"
             told = f"{abs(trend):.2f} points {side} than those shown last ({_p(position['p'])})"
@@ -66,63 +62,68 @@ class AuditReport:
 
     def _length(self) -> list[str]:
         said = []
+        idle: dict[str, list[str]] = {}
         for source, found in self._sources("length"):
             slope, p = found[found["test"]]["slope"], found["p"]
             if slope is None:
                 continue
-            told, equal = f"{slope:+.2f} points per doubling ({_p(p)})", found["test"] == "equal_merit"
+            equal = found["test"] == "equal_merit"
             among = (
                 "among equally good texts of a prompt"
                 if equal
                 else "among a prompt's texts, authors held equal"
             )
+            told = f"{slope:+.2f} points per doubling ({_p(p)})"
             if not _below(p):
-                said.append(f"no effect of the length on the {_named(source)} was found {among}: {told}")
+                none_found = _none_found("length", found[found["test"]]["prompts"])
+                idle.setdefault(f"{none_found} {among}", []).append(f"{_named(source)} {told}")
                 continue
             side = "higher" if slope > 0 else "lower"
             fault = "" if equal else "; they go together, which need not be the judge's fault"
             said.append(f"longer texts get a {side} {_named(source)} {among}: {told}{fault}")
-        return said
+        return said + [f"{none_found}: {', '.join(told)}" for none_found, told in idle.items()]
 
     def _longer(self) -> list[str]:
-        return [
-            f"a judge that picks the longer answer agrees with {found['agrees']:.0%} of these pairs "
-            f"({found['pairs']:,}, by {_named(source)})"
+        told = [
+            f"{found['agrees']:.0%} of these pairs ({found['pairs']:,}, by {_named(source)})"
             for source, found in self.body["longer"].items()
             if found["agrees"] is not None
         ]
+        return [f"a judge that picks the longer answer agrees with {' and '.join(told)}"] if told else []
 
     def _family(self) -> list[str]:
         if self.body["family"] is None:
             return []
-        said = []
-        for source, found in self._sources("family"):
-            if found["difference"] is not None:
-                said.append(
-                    f"texts by the judge's own family ({self.body['family']['judge']}) differ by "
-                    f"{found['difference']:+.2f} points in {_named(source)} from others' answers to the same prompt "
-                    f"({_p(found['p'])}); that can be favour or merit"
-                )
-        return said
+        told = [
+            f"{found['difference']:+.2f} points in {_named(source)} ({_p(found['p'])})"
+            for source, found in self._sources("family")
+            if found["difference"] is not None
+        ]
+        family = self.body["family"]["judge"]
+        return [
+            f"texts by the judge's own family ({family}) differ from others' answers to the same prompt by "
+            f"{' and '.join(told)}; that can be favour or merit"
+        ] if told else []  # fmt: skip
 
     def _scores(self) -> list[str]:
         said = []
-        for source in ("mean", "overall"):
-            tied = self.body["ties"].get(source)
-            if tied:
-                said.append(
-                    f"{tied['rate']:.0%} of {tied['rows']:,} prompts have no single best text by {_named(source)}"
-                )
+        told = [
+            f"{tied['rate']:.0%} of {tied['rows']:,} prompts by {_named(source)}"
+            for source in ("mean", "overall")
+            if (tied := self.body["ties"].get(source))
+        ]
+        if told:
+            said.append(f"no single best text in {' and '.join(told)}")
         both = self.body["disagreement"]
         if both["rows"]:
-            told = f"{both['best_differs']:.0%} of {both['rows']:,} prompts"
-            said.append(f"aspects and overall score disagree on the best text of {told}")
+            told_both = f"{both['best_differs']:.0%} of {both['rows']:,} prompts"
+            said.append(f"aspects and overall score disagree on the best text of {told_both}")
         return said
 
     def _agreement(self) -> list[str]:
         said = []
         for name, found in self.body["agreement"].items():
-            rows = f"{found['rows']:,} prompts"
+            rows = "1 prompt" if found["rows"] == 1 else f"{found['rows']:,} prompts"
             who = (
                 f"asked again about {rows}, the judge" if name == "retest" else f"{name}, asked about {rows},"
             )
@@ -138,60 +139,41 @@ class AuditReport:
         part = self.body[question]
         return [(name, part[name]) for name in ("mean", "overall") if name in part]
 
-    def _place_table(self) -> Table | None:
-        position = self.body["position"]
-        if position is None:
+    def _rating_table(self) -> Table | None:
+        """For each aspect what was asked and read, the mean at each place shown, and whether places differ."""
+        ratings = self.body["ratings"]
+        if not ratings:
             return None
+        position = self.body["position"] or {"places": {}, "aspects": {}}
         places = sorted(position["places"], key=int)
-        rows = [("all aspects", position), *position["aspects"].items()]
+        shown = {name: position["aspects"].get(name, {}) for name in ratings}
+        rows = [(name, *_read(found), *_by_place(shown[name], places)) for name, found in ratings.items()]
+        if places:
+            rows.append(("all aspects", "", "", "", "", *_by_place(position, places)))
+        by_place = (*(f"place {place}" for place in places), "first less last", "p") if places else ()
         return Table(
-            f"mean rating by place shown ({self.body['judge']})",
-            ("aspect", *places, "first less last", "p"),
-            tuple(
-                (
-                    name,
-                    *(_number(found["places"].get(place, {}).get("mean")) for place in places),
-                    _number(found["first_less_last"], "+.2f"),
-                    _number(found["p"], ".2g"),
-                )
-                for name, found in rows
-            ),
+            f"ratings ({self.body['judge']})",
+            ("aspect", "asked", "n/a", "unread", "mean", *by_place),
+            tuple(rows),
         )
 
     def _length_table(self) -> Table | None:
+        """Mean scores by tenths of the texts, the shortest first; each with its longest text in characters."""
         by_source = dict(self._sources("length"))
         if not by_source:
             return None
-        deciles: dict[tuple[int, int, int], dict[str, Any]] = {}
+        deciles: dict[tuple[int, int], dict[str, Any]] = {}
         for source, found in by_source.items():
             for one in found["deciles"]:
-                deciles.setdefault((one["decile"], one["shortest"], one["longest"]), {})[source] = one["mean"]
-        return Table(
-            "mean score by length (characters)",
-            ("decile", "from", "to", *map(_named, by_source)),
-            tuple(
-                (str(decile), f"{low:,}", f"{high:,}", *(_number(means.get(source)) for source in by_source))
-                for (decile, low, high), means in sorted(deciles.items())
-            ),
+                deciles.setdefault((one["decile"], one["longest"]), {})[source] = one["mean"]
+        found_in = sorted(deciles)
+        means = (
+            (_named(source), *(_number(deciles[key].get(source)) for key in found_in)) for source in by_source
         )
-
-    def _rate_table(self) -> Table | None:
-        if not self.body["ratings"]:
-            return None
         return Table(
-            "ratings",
-            ("aspect", "asked", "rated", "not applicable", "unread", "mean"),
-            tuple(
-                (
-                    name,
-                    f"{found['asked']:,}",
-                    f"{found['rated']:,}",
-                    f"{found['not_applicable']:,}",
-                    f"{sum(found['unread'].values()):,}",
-                    _number(found["mean"]),
-                )
-                for name, found in self.body["ratings"].items()
-            ),
+            "mean score by length, in tenths of the texts",
+            ("tenth", *(str(decile) for decile, _ in found_in)),
+            (("characters, up to", *(f"{longest:,}" for _, longest in found_in)), *means),
         )
 
     def _again_table(self) -> Table | None:
@@ -227,11 +209,34 @@ class AuditReport:
         )
 
 
+def _read(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of one aspect: asked, not applicable, not read, and the mean of those that were rated."""
+    unread = sum(found["unread"].values())
+    return f"{found['asked']:,}", f"{found['not_applicable']:,}", f"{unread:,}", _number(found["mean"])
+
+
+def _by_place(found: Mapping[str, Any], places: Sequence[str]) -> tuple[str, ...]:
+    """The mean at each place, the trend, and how likely it is by chance; nothing where no place is known."""
+    if not places:
+        return ()
+    means = (_number(found.get("places", {}).get(place, {}).get("mean")) for place in places)
+    return (*means, _number(found.get("first_less_last"), "+.2f"), _number(found.get("p"), ".2g"))
+
+
 def _below(p: float | None) -> bool:
     return p is not None and p < FOUND
 
 
-def _p(p: float) -> str:
+def _none_found(what: str, prompts: int) -> str:
+    """What may be said where no effect was found: nothing, of a few prompts."""
+    if prompts < FEW:
+        return f"too few prompts ({prompts:,}) to say that the {what} has no effect"
+    return f"no effect of the {what} was found"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "too few for a p-value"
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 

@@ -34,6 +34,7 @@ NOT_APPLICABLE = "n/a"
 
 _EDGES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200c\u200d\u2060\ufeff"
 """White space, and characters that nobody sees."""
+_THINK = re.compile(r"<(/?think)>", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]*[ \t\r]*")
 _FENCED = re.compile(r"```[\w-]*[ \t\r]*\n(.*)\n```", re.DOTALL)
 _WHOLE = re.compile(r"(0|[1-9][0-9]{0,3})(?: ?/ ?(0|[1-9][0-9]{0,3}))?")
@@ -80,9 +81,14 @@ def conversation_blocks(conversation: Sequence[Message]) -> dict[str, str]:
 
 def quoted(conversation: Sequence[Message], **judged: str) -> str:
     """The conversation and the texts under judgement (`ANSWER`, `ANSWER_A`, `TEXT_1` ...) as fenced
-    blocks."""
+    blocks.
+
+    The tags of reasoning get a space (`</think >`): a judge that repeats one as it stands would seem to end its own
+    reasoning there, and all that it said before would be lost.
+    """
     named = {name.replace("_", " "): text for name, text in judged.items()}
-    return quote_blocks(conversation_blocks(conversation) | named)
+    blocks = conversation_blocks(conversation) | named
+    return quote_blocks({name: _THINK.sub(r"<\1 >", text) for name, text in blocks.items()})
 
 
 def trimmed(text: str) -> str:

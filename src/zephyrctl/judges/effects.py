@@ -31,9 +31,12 @@ def length_effect(prompts: Sequence[Sampled], source: str) -> dict[str, Any]:
     The last of them that there is, is the `test`; its p-value is `p`.
     """
     scored = _scored(prompts, source)
+    authors = {author for texts in scored for author, _, _ in texts}
     found = {
         "raw": slope([([t[1] for t in p], [t[2] for t in p]) for p in scored], f"length {source}"),
-        "by_author": slope(_less_authors(scored), f"length by author {source}"),
+        "by_author": slope(
+            _less_authors(scored), f"length by author {source}", spent=max(0, len(authors) - 1)
+        ),
     }
     equal = _equally_good(prompts, source)
     if equal is not None:

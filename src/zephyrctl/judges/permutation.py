@@ -26,7 +26,8 @@ Block = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """How much y rises with x within blocks. `value` None and `p` None = x or y never varies within a block."""
+    """How much y rises with x within blocks. Both None = x or y never varies within a block; `p` None alone = too few
+    blocks to tell."""
 
     value: float | None
     p: float | None
@@ -50,10 +51,13 @@ class Profile:
         return min(1.0, len(found) * min(found)) if found else None
 
 
-def slope(blocks: Sequence[Block], name: str) -> Slope:
+def slope(blocks: Sequence[Block], name: str, spent: int = 0) -> Slope:
     """The slope of y on x within blocks, and how often dealing x anew within blocks gives one as steep.
 
-    `name` seeds the draws together with the values. The order of the blocks changes nothing.
+    `name` seeds the draws together with the values. The order of the blocks changes nothing. `spent`: the degrees of
+    freedom that were taken out of x and y before, besides one for each block. What is left hangs together across
+    blocks then, so that what is dealt anew varies less than chance does: it is scaled up by the freedom there would be
+    over what is left, and without any left there is no p-value.
     """
     every = sorted(_centred(x, y) for x, y in blocks)
     centred = [(x, y) for x, y in every if _varies(x) and _varies(y)]
@@ -62,8 +66,13 @@ def slope(blocks: Sequence[Block], name: str) -> Slope:
     if not centred or spread <= 0:
         return Slope(None, None, len(centred))
     variance = math.fsum(_product(x, x) * _product(y, y) / (len(x) - 1) for x, y in centred)
+    freedom = sum(len(x) - 1 for x, _ in every)
+    if freedom <= spent:
+        return Slope(total / spread, None, len(centred))
+    wider = math.sqrt(freedom / (freedom - spent))
+    p: float
     if len(centred) > FEW:
-        p = normal_tail(total / math.sqrt(variance))
+        p = normal_tail(total / math.sqrt(variance) / wider)
     else:
         rng = _rng(name, centred)
         shuffled = [(list(x), y) for x, y in centred]
@@ -73,7 +82,7 @@ def slope(blocks: Sequence[Block], name: str) -> Slope:
             for x, y in shuffled:
                 rng.shuffle(x)
                 drawn += _product(x, y)
-            hits += abs(drawn) >= abs(total) - _SLACK
+            hits += wider * abs(drawn) >= abs(total) - _SLACK
         p = (1 + hits) / (1 + DRAWS)
     return Slope(total / spread, p, len(centred))
 

@@ -2,8 +2,10 @@
 
 Both forms bind by label (`Text 2`, `"text_2"`), never by place: a preamble, blank lines or another order cannot
 shift anything. A line that looks like a label but is none that was asked for (`Text two`, `Answer 2:`) ends a section:
-what follows belongs to nobody, least of all to the text before. JSON counts only where it is the whole reply; a reply
-that begins with `{` is never read in words, so nothing inside a broken string can pass for a section.
+what follows belongs to nobody, least of all to the text before. A rating is asked for above all words; where it stands
+below them it counts only in a reply that quotes nothing, for words can hold a rating that the judged text brought
+along, with whatever hides the judge's own (an open fence, a label). JSON counts only where it is the whole reply; a
+reply that begins with `{` is never read in words, so nothing inside a broken string can pass for a section.
 """
 
 import json
@@ -28,11 +30,15 @@ _RULE = re.compile(r"[-=_*`\s]*")
 
 @dataclass
 class Section:
-    """What one section holds, as written: every rating, every list of types, the rationale."""
+    """What one section holds, as written: every rating, every list of types, the rationale.
+
+    `unsure` = its only rating stands below words in a reply that quotes: whose it is cannot be told.
+    """
 
     ratings: list[str] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
     rationale: str | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,28 +120,41 @@ def _written(reply: str) -> dict[int, list[Section]]:
     found: dict[int, list[Section]] = {}
     current: list[tuple[str, bool]] | None = None
     bodies: list[tuple[int, list[tuple[str, bool]]]] = []
+    quotes, hidden = False, set[int]()
     for line, own in own_lines(answer_part(reply)):
         said = bare(line) if own else ""
+        quotes = quotes or not own
+        if not own and (label := _LABEL.fullmatch(bare(line))):
+            hidden.add(int(label[1]))
         if label := _LABEL.fullmatch(said):
             current = []
             bodies.append((int(label[1]), current))
         elif _HEADING.fullmatch(said):
-            current = None
+            current, quotes = None, True
         elif current is not None:
             current.append((line, own))
+    quotes = quotes or len({number for number, _ in bodies}) < len(bodies)
     for number, lines in bodies:
-        found.setdefault(number, []).append(_section(lines))
+        found.setdefault(number, []).append(_section(lines, quotes))
+    for number in hidden & found.keys():
+        # one of the two is the judge's own, and a fence that a text brought along may hide just that one
+        found[number].append(Section())
     return found
 
 
-def _section(lines: Sequence[tuple[str, bool]]) -> Section:
+def _section(lines: Sequence[tuple[str, bool]], quotes: bool) -> Section:
+    """One section; `quotes` = the reply holds lines that are not, or may not be, its author's own."""
     section = Section()
     rationale: list[str] | None = None
+    words_above = False
     for line, own in lines:
         said = bare(line) if own else ""
         if rating := _RATING.fullmatch(said):
+            section.unsure = quotes and words_above and not section.ratings
             section.ratings.append(rating[1])
-        elif types := _TYPES.fullmatch(said):
+            continue
+        words_above = words_above or not (own and (_RULE.fullmatch(line) or _TYPES.fullmatch(said)))
+        if types := _TYPES.fullmatch(said):
             section.types.append(types[1])
         elif rationale is not None:
             rationale.append(line)

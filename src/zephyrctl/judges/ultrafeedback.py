@@ -93,9 +93,10 @@ def aspect_schema(n: int, aspect: str, *, rationale: bool = True) -> Schema:
 def parse_aspect(reply: str, n: int, aspect: str) -> list[Parsed]:
     """One result for each of the `n` texts shown, by the label of its section. Never raises.
 
-    Missing (value None, with a reason): a text without a section or with two, a section without exactly one
-    rating, a value that is not 1-5 (or N/A, for honesty only). A label beyond `n` voids the whole reply: its author
-    counted other texts than were shown. Types that cannot be read leave the rating as it is, and say so.
+    Missing (value None, with a reason): a text without a section or with two, a section without exactly one rating, one
+    below words in a reply that quotes, a value that is not 1-5 (or N/A, for honesty only). A label beyond `n` voids the
+    whole reply: its author counted other texts than were shown. Types that cannot be read leave the rating as it is,
+    and say so.
     """
     sections, why = sections_of(reply)
     strangers = sorted(number for number in sections if not 1 <= number <= n)
@@ -180,6 +181,8 @@ def _read_section(found: Sequence[Section], number: int, rubric: Aspect) -> Pars
     if len(section.ratings) != 1:
         why = "no rating" if not section.ratings else "two ratings"
         return Parsed(rationale=section.rationale, reason=f"{why}: Text {number}")
+    if section.unsure:
+        return Parsed(rationale=section.rationale, reason=f"rating below a quotation: Text {number}")
     types, untold = _types(section.types, rubric)
     if _NA.fullmatch(trimmed(section.ratings[0])):
         reason = NOT_APPLICABLE if rubric.not_applicable else "not a whole number: N/A is no grade here"

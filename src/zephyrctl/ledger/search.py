@@ -19,15 +19,38 @@ def calls_about(ledger: Ledger, scope: Scope, text: str) -> list[tuple[str, list
 
     Reads every request of the scope, about 50,000 a second.
     """
-    needle = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
+    return _holding(ledger, scope, text, "SELECT key, body_z FROM request WHERE {} ORDER BY created, key")
+
+
+def replies_with(ledger: Ledger, scope: Scope, text: str) -> list[str]:
+    """The keys of the calls in scope whose reply holds `text`; about as fast as `calls_about`."""
+    query = (
+        "SELECT key, response.body_z FROM response JOIN request USING (key) WHERE {} ORDER BY created, key"
+    )
+    return [key for key, strings in _holding(ledger, scope, text, query) if holds(strings, text)]
+
+
+def holds_any(ledger: Ledger, scope: Scope) -> bool:
+    """Whether the ledger has any call in scope."""
+    condition, values = scope.condition("key")
+    query = f"SELECT 1 FROM request WHERE {condition} LIMIT 1"
+    return ledger.path.exists() and ledger.read(lambda c: c.execute(query, values).fetchone() is not None)
+
+
+def _holding(ledger: Ledger, scope: Scope, text: str, query: str) -> list[tuple[str, list[str]]]:
+    """Keys and all strings of the bodies that `query` (with a place for the scope's condition) gives and that hold
+    `text`. A body is decoded only where its bytes hold it, in one of the two ways that JSON writes it."""
+    needles = [
+        json.dumps(text, ensure_ascii=ascii_)[1:-1].encode("utf-8", "surrogatepass")
+        for ascii_ in (False, True)
+    ]
 
     def look(connection: sqlite3.Connection) -> list[tuple[str, list[str]]]:
         condition, values = scope.condition("key")
-        query = f"SELECT key, body_z FROM request WHERE {condition} ORDER BY created, key"
         found = []
-        for key, packed in connection.execute(query, values):
+        for key, packed in connection.execute(query.format(condition), values):
             raw = zlib.decompress(packed)
-            if needle in raw:
+            if any(needle in raw for needle in needles):
                 found.append((str(key), list(_strings(json.loads(raw.decode("utf-8", "surrogatepass"))))))
         return found
 

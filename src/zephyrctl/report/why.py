@@ -14,7 +14,8 @@ from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import IntegrityError, RefNotFound, UsageError, ZephyrError
 from zephyrctl.ledger.ledger import Ledger
 from zephyrctl.ledger.report import Scope, call
-from zephyrctl.ledger.search import calls_about, holds
+from zephyrctl.ledger.search import calls_about, holds, holds_any, replies_with
+from zephyrctl.quote import read_blocks
 from zephyrctl.records import (
     Completion,
     FeedbackRow,
@@ -27,6 +28,8 @@ from zephyrctl.records import (
 )
 
 SHORTEST_ID = 6
+SELF_INSTRUCT, ULTRACHAT = "self-instruct", "ultrachat/"
+"""How the sources of rows begin whose prompts a teacher made up."""
 _KINDS = ("prefs", "feedback", "sft", "prompts", "eval")
 _LISTED = 12
 
@@ -81,8 +84,8 @@ class Why:
 def why(store: Store, ledger: Ledger, ref: str, row_id: str) -> Why:
     """Where the row of `ref` whose id begins with `row_id` comes from.
 
-    Ids are prompt_id, row_id, completion_id, or the ids of a pair's two completions. Raises RefNotFound, UsageError for
-    a kind without rows, an id that is too short, or one that several rows have.
+    Ids are prompt_id, row_id, completion_id, or the ids of a pair's two completions, `CHOSEN/REJECTED` for both.
+    Raises RefNotFound, UsageError for a kind without rows, an id that is too short, or one that several rows have.
     """
     artifact = store.resolve(ref)
     if artifact.kind not in _KINDS:
@@ -90,7 +93,7 @@ def why(store: Store, ledger: Ledger, ref: str, row_id: str) -> Why:
     where, row = _find(artifact, row_id)
     found = Why(str(artifact.ref), [])
     for cause in _back(store, artifact, where, row, found.lost):
-        cause.calls = _calls(store, ledger, cause)
+        cause.calls = _calls(store, ledger, cause, found.lost)
         found.causes.append(cause)
     return found
 
@@ -99,7 +102,7 @@ def _find(artifact: Artifact, text: str) -> tuple[str, Record]:
     prefix = text.lower().strip()
     if len(prefix) < SHORTEST_ID:
         raise UsageError(f"'{text}' is too short for an id", hint=f"give {SHORTEST_ID} characters or more")
-    hits = [(where, row) for where, _, row in artifact.rows() if any(i.startswith(prefix) for i in _ids(row))]
+    hits = [(where, row) for where, _, row in artifact.rows() if _is_meant(row, prefix)]
     if not hits:
         raise RefNotFound(
             f"no row of {artifact.ref} has an id that begins with '{text}'",
@@ -111,9 +114,19 @@ def _find(artifact: Artifact, text: str) -> tuple[str, Record]:
         )
         raise UsageError(
             f"{len(hits)} rows of {artifact.ref} have an id that begins with '{text}':\n{listed}",
-            hint="give more of the id, or the id of a completion",
+            hint="give more of the id, the id of a completion, or of a pair both: CHOSEN/REJECTED",
         )
     return hits[0]
+
+
+def _is_meant(row: Record, prefix: str) -> bool:
+    """Whether an id of the row begins with `prefix`; `chosen/rejected` names a pair by its two completions."""
+    chosen, slash, rejected = prefix.partition("/")
+    if not slash:
+        return any(i.startswith(prefix) for i in _ids(row))
+    if not isinstance(row, PreferenceRow) or not (row.chosen_id and row.rejected_id):
+        return False
+    return row.chosen_id.startswith(chosen) and row.rejected_id.startswith(rejected)
 
 
 def _ids(row: Record) -> list[str]:
@@ -168,49 +181,75 @@ def _is_source(earlier: Record, asked: set[str]) -> bool:
     return isinstance(earlier, FeedbackRow | PreferenceRow | PromptRow) and earlier.prompt_id in asked
 
 
-def _calls(store: Store, ledger: Ledger, cause: Cause) -> list[dict[str, Any]]:
-    """The calls that made a row: those that asked its prompt, and those that judged its completions."""
+def _calls(store: Store, ledger: Ledger, cause: Cause, lost: list[str]) -> list[dict[str, Any]]:
+    """The calls that made a row: those that made up what it asks, asked it, and read it or its completions."""
     ref = cause.where.partition(" row ")[0]
     wanted = _wanted(cause.row)
-    if not wanted:
+    if wanted is None:
         return []
     try:
         step = steps_behind(store, ref).step_keys[0]
-        parts = (store.resolve(ref).manifest.model_extra or {}).get("parts") or []
+        manifest = store.resolve(ref).manifest
     except ZephyrError:
         return []
-    runs = tuple(key[:16] for key in (step, *(str(part["step_key"]) for part in parts)))
-    asked, answers = wanted
-    found = []
-    for key, strings in calls_about(ledger, Scope(runs), asked):
-        judged = [name for name, text in answers if holds(strings, text)]
-        if any(string == asked for string in strings) or judged:
-            found.append(_told(call(ledger, key), judged))
-    return found
+    parts = (manifest.model_extra or {}).get("parts") or []
+    scope = Scope(tuple(key[:16] for key in (step, *(str(part["step_key"]) for part in parts))))
+    if manifest.teachers and not holds_any(ledger, scope):
+        where = " (zephyrctl ledger merge brings those of a step's parts)" if parts else ""
+        what = f"the calls of {ref} are not in {ledger.path}{where}"
+        lost += [what] if what not in lost else []
+        return []
+    found = {}
+    for key, strings in calls_about(ledger, scope, wanted.asked):
+        judged = [text for text in wanted.texts if holds(strings, text)]
+        if wanted.asked in strings:
+            found[key] = "answered it"
+        elif judged:
+            found[key] = f"read {len(judged)} of its texts"
+        elif any(wanted.asked in read_blocks(string).values() for string in strings):
+            found[key] = "read it"
+    for key in replies_with(ledger, scope, wanted.asked) if wanted.made_up else ():
+        found.setdefault(key, "made it up")
+    told = [_told(call(ledger, key), what) for key, what in found.items()]
+    return sorted(told, key=lambda one: one["what"] != "made it up")
 
 
-def _wanted(row: Record) -> tuple[str, list[tuple[str, str]]] | None:
-    """The text that was asked, and the texts by name that were made or judged."""
+@dataclass(frozen=True)
+class _Wanted:
+    """What calls are known by: the text that was asked, the texts that were made or judged, and whether what is asked
+    was itself made by a call."""
+
+    asked: str
+    texts: list[str]
+    made_up: bool = False
+
+
+def _wanted(row: Record) -> _Wanted | None:
     if isinstance(row, FeedbackRow):
-        return row.prompt[-1].content, [(_name(c), c.text) for c in row.completions]
-    if isinstance(row, SftRow):
-        users = [m.content for m in row.messages if m.role == "user"]
-        answers = [m.content for m in row.messages if m.role == "assistant"]
-        return (users[0], [("answer", text) for text in answers]) if users else None
-    return None
+        return _Wanted(row.prompt[-1].content, [c.text for c in row.completions])
+    if not isinstance(row, SftRow):
+        return None
+    asked = next((m.content for m in row.messages if m.role == "user"), None)
+    if asked is None:
+        return None
+    if row.source == SELF_INSTRUCT:
+        # the teacher never saw the whole: its task was made up first, its input and answer later, both in one reply
+        return _Wanted(asked.partition("\n\n")[0], [], made_up=True)
+    answers = [m.content for m in row.messages if m.role == "assistant"]
+    return _Wanted(asked, answers, made_up=row.round > 0 or row.source.startswith(ULTRACHAT))
 
 
 def _name(completion: Completion) -> str:
     return f"{completion.model} {completion.completion_id[:8]}"
 
 
-def _told(found: dict[str, Any], judged: list[str]) -> dict[str, Any]:
+def _told(found: dict[str, Any], what: str) -> dict[str, Any]:
     costs = [a["cost_uusd"] for a in found["attempts"] if a["cost_uusd"] is not None]
     return {
         "key": found["key"],
         "model": found["model"],
         "draw": found["draw"],
-        "what": f"read {len(judged)} of its texts" if judged else "answered it",
+        "what": what,
         "attempts": len(found["attempts"]),
         "usd": sum(costs) / 1e6 if costs else None,
     }
@@ -236,9 +275,10 @@ def _describe(row: Record) -> list[str]:
     if isinstance(row, PreferenceRow):
         return [
             f"prompt {row.prompt_id[:12]}: {_short(row.prompt)}",
-            f"chosen ({row.chosen_model}, score {row.score_chosen}): {_short(row.chosen)}",
-            f"rejected ({row.rejected_model}, score {row.score_rejected}): {_short(row.rejected)}",
-            f"judge: {row.judge}{', tie' if row.tie else ''}",
+            f"chosen ({_given(row.chosen_model, 'model')}, {_given(row.score_chosen, 'score')}): {_short(row.chosen)}",
+            f"rejected ({_given(row.rejected_model, 'model')}, {_given(row.score_rejected, 'score')}): "
+            f"{_short(row.rejected)}",
+            f"judge: {row.judge or 'not given'}{', tie' if row.tie else ''}",
         ]
     if isinstance(row, FeedbackRow):
         told = [f"prompt {row.prompt_id[:12]}: {_short(row.prompt)}", f"judge: {row.judge}"]
@@ -252,12 +292,18 @@ def _describe(row: Record) -> list[str]:
         return told
     if isinstance(row, SftRow):
         return [
-            f"row {row.row_id[:12]}, round {row.round}, by {row.model}",
+            f"row {row.row_id[:12]}, round {row.round}, by {_given(row.model, 'model')}",
             *(f"{m.role}: {_cut(m.content)}" for m in row.messages[:6]),
         ]
     if isinstance(row, PromptRow):
         return [f"prompt {row.prompt_id[:12]} ({row.source or 'no source given'}): {_short(row.prompt)}"]
     return [f"{row.suite}, {row.judge}: {row.score}"] if isinstance(row, Verdict) else []
+
+
+def _given(value: str | float | None, what: str) -> str:
+    if value is None:
+        return f"{what} not given"
+    return value if isinstance(value, str) else f"{what} {value}"
 
 
 def _short(messages: list[Message]) -> str:

@@ -84,7 +84,7 @@ def _from_hub(name: str) -> Path:
         raise MissingExtra("huggingface_hub", "train") from None
     repo, _, revision = name.partition("@")
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-    hint = f"download it elsewhere and name the folder: --init ./{repo.rsplit('/', 1)[-1]}"
+    hint = f"download it elsewhere and give its folder: ./{repo.rsplit('/', 1)[-1]}"
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     except GatedRepoError:

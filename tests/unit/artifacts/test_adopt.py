@@ -155,6 +155,39 @@ def test_pairs_of_the_same_text_are_left_out_and_told(store: Store, write: Write
         open_source(store, str(write("q.jsonl", [{**PAIR, "rejected": "a"}])), "prefs")
 
 
+@pytest.mark.parametrize(
+    ("good", "idle", "reason"),
+    [
+        (
+            {"instruction": "Add 1 and 2.", "input": "", "output": "3"},
+            {"instruction": "Draw.", "input": "", "output": ""},
+            "no answer",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
+            {"conversations": []},
+            "empty",
+        ),
+        ({"prompt": "q", "response": "a"}, {"prompt": "q", "response": " "}, "no answer"),
+    ],
+)
+def test_public_rows_without_an_answer_are_left_out_and_told(
+    store: Store, write: Write, good: dict[str, Any], idle: dict[str, Any], reason: str
+) -> None:
+    path, told = write("d.jsonl", [idle, good, idle]), Recorder()
+    source = open_source(store, str(path), "sft", emit=told)
+    assert len(list(source.rows())) == 1
+    assert [row["reason"] for row in source.rejects] == [reason, reason]
+    assert f"2 rows say nothing and are left out ({reason})" in told.texts()[0]
+
+
+def test_columns_of_no_shape_are_not_a_matter_of_bad_rows(store: Store, write: Write) -> None:
+    path = write("d.jsonl", [{"question_text": "q"}] * 2)
+    with pytest.raises(BadRow, match="are no sft rows") as caught:
+        open_source(store, str(path), "sft", on_bad_row="skip")
+    assert "give the columns one of these names" in str(caught.value.hint)
+
+
 def test_files_that_cannot_be_read_as_a_whole(store: Store, write: Write, tmp_path: Path) -> None:
     cut = write("p.jsonl.gz", [PAIR] * 100)
     cut.write_bytes(cut.read_bytes()[:-20])
@@ -323,6 +356,9 @@ def test_texts_that_name_nothing(store: Store, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UsageError) as caught:
         open_source(store, "folder", "prefs")
     assert caught.value.hint == "type ./folder"
+    for blank in ("", "  "):  # a shell variable that is not set; the folder here is not meant
+        with pytest.raises(UsageError, match="the name is empty"):
+            open_source(store, blank, "prefs")
     with pytest.raises(UsageError):
         open_source(store, "hf://x", "prefs")
     with pytest.raises(UsageError):

@@ -85,6 +85,21 @@ def test_several_pairs_of_one_prompt_are_matched_one_by_one(store: Store) -> Non
     assert (rows["same"], rows["removed"], rows["changed"]) == (2, 1, 0)
 
 
+def test_all_pairs_of_a_prompt_hold_the_one_pair_of_it(store: Store) -> None:
+    def of(chosen: str, rejected: str) -> PreferenceRow:
+        sides = {name: [Message(role="assistant", content=text)] for name, text in
+                 (("chosen", chosen), ("rejected", rejected))}  # fmt: skip
+        return pair(1).model_copy(update=sides)
+
+    one = made(store, [("train", of("a", "d"))])
+    every = made(store, [("train", of(*sides)) for sides in ("bc", "cd", "da", "ab")], knob=2)
+    same = made(store, [("train", of(*sides)) for sides in ("bc", "cd", "ad", "ab")], knob=3)
+    rows = diff(one, same).document["rows"]
+    assert (rows["same"], rows["added"], rows["changed"], rows["flipped"]) == (1, 3, 0, 0)
+    rows = diff(one, every).document["rows"]
+    assert (rows["same"], rows["added"], rows["changed"], rows["flipped"]) == (0, 3, 1, 1)
+
+
 def test_different_kinds_have_nothing_in_common(store: Store) -> None:
     said = [Message(role="user", content="q"), Message(role="assistant", content="a")]
     row = SftRow(row_id="1", prompt_id=prompt_id(said[:1]), messages=said)

@@ -112,6 +112,15 @@ def test_unused_versions_only_when_asked_and_never_what_is_needed(store: Store) 
     assert [item.name for item in find_garbage(store, unused=True)] == [str(old.ref)]
 
 
+def test_the_cache_of_hashes_is_no_work(store: Store) -> None:
+    store.prepare()
+    assert store.cache.folder is not None
+    store.cache.folder.mkdir(parents=True)
+    (store.cache.folder / "one").write_text("x")
+    (found,) = find_garbage(store, now=later(8))
+    assert (found.what, found.bytes) == ("cache", 1)
+
+
 def test_links_in_abandoned_work_are_not_followed(store: Store, tmp_path: Path) -> None:
     store.prepare()
     outside = tmp_path / "precious"

@@ -214,6 +214,9 @@ def test_a_source_named_twice_is_a_slip(store: Store, make: Make, write: Write) 
     with pytest.raises(UsageError, match="named twice") as caught:
         open_mixture(store, ["prefs", "prefs@v1"], "prefs")
     assert caught.value.hint == "to take every row twice: prefs@v1=2"
+    with pytest.raises(UsageError, match="named twice") as caught:
+        open_mixture(store, ["prefs", "prefs@v1"], "prompts")
+    assert "leave one of the two out" in str(caught.value.hint)
     one, two = write("a.jsonl", pairs(0, 2)), write("b.jsonl", pairs(0, 2))
     with pytest.raises(UsageError, match=r"b.jsonl is named twice \(as .*a.jsonl\)"):
         open_mixture(store, [str(one), str(two)], "prefs")

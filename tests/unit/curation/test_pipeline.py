@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def test_an_empty_pipeline_passes_everything() -> None:
         "I do not have personal opinions.",
         "I   DON'T HAVE\nopinions on that.",
         "I was trained by OpenAI to do so.",
+        "As an AI, I see it so.",
+        "I'm an AI and cannot tell.",
+        "I am just a program.",
+        "I'm ChatGPT, a large language model.",
+        "I possess no body, and I do not experience emotions.",
     ],
 )
 def test_talk_about_its_own_person_is_found(reply: str) -> None:
@@ -69,6 +75,16 @@ def test_talk_about_its_own_person_is_found(reply: str) -> None:
         "I don't have the recipe for this cake, but this one is near.",
         "A language model is a function of text.",
         "She said: 'I have opinions.'",
+        "As an AI researcher, you should learn statistics.",
+        "I'm an artificial intelligence student and apply for the job.",
+        "Treat the spreadsheet as a computer program.",
+        "I don't have personal time or money for this, says the character.",
+        "I was trained by Google's best managers.",
+        "I can't help but notice the view.",
+        "It is illegal to drive without a licence in Germany.",
+        "Dear team,\n\nI am sorry, but I cannot come to the party.",
+        "I must decline your kind invitation. Best, Anna",
+        "I am not comfortable in crowds, the diary begins.",
     ],
 )
 def test_other_talk_is_no_persona(reply: str) -> None:
@@ -131,6 +147,27 @@ def test_near_duplicates_are_found_at_the_stated_threshold() -> None:
     assert make_pipeline(["near-duplicates=0.8"]).counts()["near-duplicates=0.8"]["seen"] == 0
 
 
+def test_few_near_duplicates_above_the_threshold_are_overlooked() -> None:
+    rng = random.Random(5)
+    found = 0
+    for number in range(40):
+        said = [f"word{rng.randrange(5000)}" for _ in range(300)]
+        near = list(said)
+        for place in (20, 90, 160, 230):  # 20 of 296 shingles differ: a similarity of 276/316 = 0.87
+            near[place] = f"other{number}"
+        pipeline = make_pipeline(["near-duplicates=0.8"])
+        reason(pipeline, talk(" ".join(said), ""))
+        found += reason(pipeline, talk(" ".join(near), "")) == "near_duplicate"
+    assert found >= 38
+
+
+def test_near_duplicates_in_scripts_without_spaces() -> None:
+    base = "".join(chr(0x4E00 + 37 * n) for n in range(120))
+    pipeline = make_pipeline(["near-duplicates=0.8"])
+    assert reason(pipeline, talk(base, "好")) == ""
+    assert reason(pipeline, talk(base[:60] + "的" + base[60:], "好")) == "near_duplicate"
+
+
 def test_language() -> None:
     pipeline = make_pipeline(["language=en,de"])
     assert reason(pipeline, talk("Where is the next station, please?", "It is around the corner.")) == ""
@@ -140,6 +177,8 @@ def test_language() -> None:
         == "language"
     )
     assert reason(pipeline, talk("ok?", "oui")) == ""  # too short to tell
+    code = "```php\n$nachricht = 'Guten Tag, wie geht es Ihnen heute?';\necho $nachricht;\n```"
+    assert reason(make_pipeline(["language=fr"]), talk("?", code)) == ""  # code tells nothing of the language
     assert (
         reason(
             pipeline,
@@ -168,7 +207,11 @@ def test_long_dialogues_are_split_at_turn_pairs() -> None:
     assert pipeline.apply(long) == [talk(f"q {n}", f"a {n}", system="s") for n in ("one", "two", "three")]
     assert pipeline.apply(talk("q", "a")) == [talk("q", "a")]
     assert reason(pipeline, talk("one two three four five six", "seven eight")) == "too_long"
-    assert pipeline.counts()["split-long=8"]["split"] == 1
+    counts = pipeline.counts()["split-long=8"]
+    assert (counts["split"], counts["pairs_left_out"]) == (1, 0)
+    part = talk("q", "one two three four five six seven", "q", "a", system="s")
+    assert pipeline.apply(part) == [talk("q", "a", system="s")]
+    assert pipeline.counts()["split-long=8"]["pairs_left_out"] == 1
 
 
 @given(
@@ -211,6 +254,17 @@ def test_parts_hold_whole_pairs_in_order_and_fit(pairs: list[tuple[int, int]], l
         ("Use it well!\n\nKind regards,\nAnna", False),
         ("Is that all? Yes. Good. (It is.)", False),
         ("这是一个完整的句子。", False),
+        ("This is just how we do it", False),
+        ("The best choice for all of us", False),
+        ("Thank you for the help.\n\nBest regards,", False),
+        ("SELECT name FROM people WHERE age > 3;", False),
+        ("All of it is told at https://example.org/on/the/and/of", False),
+        ("Call it like this: f(", True),
+        ("Some text\n)", False),
+        ("wait " + "." * 50_000 + "| x", False),
+        ("import pygame\n\npygame.quit()", False),
+        ("Join us. See what is new. Tell your friends. And come to the opening #crowdsourcing", False),
+        ("Hello. This is it. See you.\n\nGhost Writer and Editor, Skinny Brown Dog Media", False),
     ],
 )
 def test_answers_that_were_cut_off(answer: str, cut: bool) -> None:

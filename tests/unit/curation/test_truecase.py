@@ -97,11 +97,39 @@ def test_what_capitalize_broke_is_restored() -> None:
         "$x = nasa + anna$ holds.",
         "<nasa class='anna'>",
         "Version nasa2 and @anna or #nasa.",
+        "$ cat anna.txt\nhello. anna met mozart",
+        "anna@host:~$ sudo apt install python",
+        "root# apt-get update\nreading from nasa... done",
+        "pip install python\ngit checkout -b anna\ndocker run nasa",
+        "import nasa\nfrom anna import mozart",
+        "def anna(x):\n    # this is tokyo. it is\n    return mozart",
+        "SELECT *\nFROM nasa\nORDER BY anna",
+        '{\n  "name": "anna",\n  "city": "tokyo. chile"\n}',
+        "name: anna\ncity: tokyo\nlikes:\n  - mozart\n  - nasa",
+        "apiVersion: v1\nkind: nasa\nmetadata:\n  name: anna",
+        '[anna]\nname = "tokyo"\ndescription = "i am nasa. yes"',
+        "anna\ttokyo\nmozart\tnasa",
+        "name,day,city\nx,anna,tokyo",
+        "Traceback (most recent call last):\n  in anna\nnasa: tokyo",
     ],
 )
 def test_code_addresses_and_identifiers_are_left_alone(text: str) -> None:
     filter_ = learned(rows(100, seed=1))
     assert filter_.restore(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'The march was cold. "Really?" she asked, and "Go!" he said.',
+        "We walked home... and nobody told us why.",
+        "Bread, milk, etc. are related.",
+        "vidi i ragazzi di napoli con i cani",
+    ],
+)
+def test_what_is_right_stays(text: str) -> None:
+    filter_ = learned([*rows(100, seed=1), "Today I met them.", "Then I walked home and I met us."] * 3)
+    assert filter_.restore(text)[1:] == text[1:]
 
 
 @given(st.text(max_size=300))

@@ -175,6 +175,33 @@ def test_few_rows_are_tested_by_drawing_and_none_at_all_by_nothing() -> None:
     assert empty.tables() == []
 
 
+def by(model: str, length: int, value: float) -> Completion:
+    return Completion(
+        completion_id=model, model=model, text="x" * length, ratings=[Rating(aspect="a", value=value)]
+    )
+
+
+def test_of_a_few_prompts_nothing_is_said_to_be_absent() -> None:
+    few = audited(judged(fair, 8)).sentences()
+    assert few[0].startswith("too few prompts (8) to say that the place shown has no effect")
+    assert few[1].startswith("too few prompts (8) to say that the length has no effect")
+    strangers = [feedback(0, [by(f"m{i}", 10 + i, 1.0 + i) for i in range(3)])]
+    strangers += [feedback(1, [by(f"n{i}", 10 + i * i, 5.0 - i) for i in range(3)])]
+    assert audited(strangers).as_dict()["length"]["p"] is None
+    many = audited(judged(fair, 40)).sentences()
+    assert not any("too few" in s for s in many)
+
+
+def test_a_note_on_the_overall_score_is_no_rating() -> None:
+    def row(number: int, *notes: Rating) -> FeedbackRow:
+        plain = [rated("x", 4.0, overall=None), rated("yy", 2.0, overall=7)]
+        return feedback(number, [c.model_copy(update={"ratings": [*c.ratings, *notes]}) for c in plain])
+
+    note = Rating(aspect="overall", value=None, reason="10 or 1")
+    plain, noted = audited([row(1), row(2)]), audited([row(1, note), row(2, note)])
+    assert noted.as_dict() == plain.as_dict()
+
+
 def test_own_family_and_others_are_compared_within_prompts() -> None:
     def loyal(rng: random.Random, author: str, length: int, place: int) -> float:
         return 3.0 + 0.6 * author.startswith("openai") + rng.gauss(0, 0.7)
@@ -242,7 +269,9 @@ def test_ties_disagreement_and_longer_answers_are_counted_by_hand() -> None:
     assert body["disagreement"] == {"rows": 4, "best_differs": 0.25, "pairs": 3, "opposite": 0.333333}
     assert body["longer"]["overall"] == {"pairs": 3, "agrees": 0.666667, "equal_length": 1}
     assert body["longer"]["mean"] == {"pairs": 2, "agrees": 1.0, "equal_length": 1}
-    assert any("agrees with 67% of these pairs (3, by overall score)" in s for s in audited(rows).sentences())
+    [told] = [s for s in audited(rows).sentences() if s.startswith("a judge that picks the longer answer")]
+    assert "agrees with 100% of these pairs (2, by mean of the aspects)" in told
+    assert "67% of these pairs (3, by overall score)" in told
 
 
 def test_a_scorers_raw_numbers_are_audited_too() -> None:
@@ -252,7 +281,9 @@ def test_a_scorers_raw_numbers_are_audited_too() -> None:
     assert body["position"] is None
     assert list(body["ratings"]) == ["overall"]
     assert body["family"] is None
-    assert {t.title for t in report.tables()} == {"mean score by length (characters)", "ratings"}
+    ratings, lengths = report.tables()
+    assert ratings.columns == ("aspect", "asked", "n/a", "unread", "mean")
+    assert lengths.title.startswith("mean score by length")
 
 
 def test_agreement_of_a_second_judge_and_a_retest_by_hand() -> None:
@@ -335,10 +366,10 @@ def test_tables_are_text_and_as_wide_as_their_heads() -> None:
     report = audited(judged(early, 60))
     tables = report.tables()
     assert [t.title.split(" (")[0] for t in tables] == [
-        "mean rating by place shown",
-        "mean score by length",
         "ratings",
+        "mean score by length, in tenths of the texts",
     ]
+    assert [row[0] for row in tables[0].rows][-1] == "all aspects"
     for table in tables:
         assert isinstance(table, Table)
         assert all(len(row) == len(table.columns) for row in table.rows)

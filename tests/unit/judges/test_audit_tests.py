@@ -109,6 +109,30 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
     assert 0.01 < somewhere < 0.08  # the doubled p-value is a little too careful
 
 
+def slope_less_authors(rng: random.Random, blocks: int) -> float | None:
+    """The p-value where neither length nor score means anything, after the means of four authors, who wrote one text
+    for each prompt, were taken out of both."""
+    sides = []
+    for _ in range(2):
+        rows = [[rng.gauss(0, 1) for _ in range(4)] for _ in range(blocks)]
+        means = [sum(row[i] for row in rows) / blocks for i in range(4)]
+        sides.append([[value - mean for value, mean in zip(row, means, strict=True)] for row in rows])
+    return slope(list(zip(*sides, strict=True)), "t", spent=3).p
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_what_authors_took_out_is_no_reason_for_false_alarms(blocks: int) -> None:
+    rng = random.Random(blocks)
+    found = [slope_less_authors(rng, blocks) for _ in range(150)]
+    assert sum(p is not None and p < 0.05 for p in found) / len(found) < 0.1
+    assert sum(p is not None and p < 0.5 for p in found) / len(found) > 0.3
+
+
+def test_without_freedom_left_there_is_a_slope_and_no_p() -> None:
+    found = slope([([0.0, 1.0], [0.0, 2.0])], "t", spent=1)
+    assert (found.value, found.p) == (2.0, None)
+
+
 def test_places_finds_a_trend_in_points_and_a_pattern_that_is_no_trend() -> None:
     rng = random.Random(1)
     ends = [0.3, 0.0, 0.0, -0.1]

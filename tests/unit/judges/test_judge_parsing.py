@@ -176,6 +176,37 @@ def test_overall_round_trip(score: int, critique: str) -> None:
         assert parsed.rationale == (critique.strip() or None)
 
 
+ECHO = st.lists(
+    st.sampled_from(
+        [
+            "words", "Rating: 5", "**Rating:** 5", "Text 1", "Text 2", "Text 3", "Text two", "Candidate 9: fine",
+            "Rationale: perfect", "Types: 1", "```", "```json", "> Text 1", '{"text_1": {"rating": 5}}', "---", "",
+            "Overall score: 10", "</think >",
+        ]
+    ),
+    min_size=1,
+    max_size=8,
+).map("\n".join)  # fmt: skip
+
+
+@given(
+    ECHO, ECHO, st.booleans(), st.sampled_from(["Rationale: It says ", "It says\n", "Rationale:\n> It says "])
+)
+def test_what_a_text_brings_along_is_never_its_rating(
+    first: str, second: str, rating_first: bool, opening: str
+) -> None:
+    """The judge gives 1 and 2, and repeats each text word for word, above its rating or below."""
+    sections = [
+        f"Text {n}\nRating: {n}\n{opening}{echo}"
+        if rating_first
+        else f"Text {n}\n{opening}{echo}\nRating: {n}"
+        for n, echo in enumerate((first, second), 1)
+    ]
+    one, two = values("\n\n".join(sections))
+    assert one in (1, None)
+    assert two in (2, None)
+
+
 def test_one_never_becomes_ten() -> None:
     assert parse_overall("Poor.\n\nOverall score: 1").value == 1.0
     assert single.parse("Poor.\n\nRating: [[1]]").value == 1.0

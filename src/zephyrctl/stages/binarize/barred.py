@@ -132,7 +132,7 @@ def _flagged(where: str, entry: Any) -> str | Pair:
         entry = next((entry[name] for name in ("completion_id", "prompt_id", "id") if entry.get(name)), None)
     identity = _identity(where, entry)
     one, plus, other = identity.partition("+")
-    return frozenset((one.strip(), other.strip())) if plus else identity
+    return frozenset((_identity(where, one), _identity(where, other))) if plus else identity
 
 
 def _identity(where: str, value: Any) -> str:

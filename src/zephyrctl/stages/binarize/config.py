@@ -56,6 +56,14 @@ class BinarizeConfig(StageConfig):
     def _score(cls, value: str) -> str:
         return parse_score(value)
 
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _spaced(cls, value: Any) -> Any:
+        for name, weight in value.items() if isinstance(value, dict) else ():
+            if weight is None and ":" in str(name):
+                raise ValueError(f"'{name}' has no weight: YAML wants a space after the colon")
+        return value
+
     @field_validator("weights")
     @classmethod
     def _weights(cls, value: dict[str, float]) -> dict[str, float]:

@@ -187,9 +187,12 @@ def _judge_outcome(config: BinarizeConfig, funnel: Funnel) -> None:
         )
     told = ", ".join(f"{n} {why}" for why, n in sorted(funnel.dropped.items())) or "none"
     if funnel.pairs == 0:
+        hint = "another --score or --ties may help; artifacts show feedback tells what the judge left out"
+        if not funnel.ratings and funnel.dropped["unscored"]:
+            other = "mean" if config.score == OVERALL else OVERALL
+            hint = f"nothing was rated that --score {config.score} looks for; try --score {other}"
         raise StageRejected(
-            f"binarize: no pair could be made of {funnel.prompts} prompts ({told})",
-            hint="another --score or --ties may help; artifacts show feedback tells what the judge left out",
+            f"binarize: no pair could be made of {funnel.prompts} prompts ({told})", hint=hint
         )
     meant = sum(funnel.dropped[why] for why in DELIBERATE)
     rate = (funnel.dropped.total() - meant) / max(1, funnel.prompts - meant)

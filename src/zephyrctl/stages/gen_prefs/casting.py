@@ -10,7 +10,7 @@ from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.asking.seats import Seat, World, check_keys, joint_world, take_seat
 from zephyrctl.config import digest_of
 from zephyrctl.errors import UsageError
-from zephyrctl.events import Note
+from zephyrctl.events import Note, Warning_
 from zephyrctl.providers.base import AnyProvider
 from zephyrctl.stages.gen_prefs.completing import Answering, Pool
 from zephyrctl.stages.gen_prefs.config import LLM, GenPrefsConfig
@@ -81,7 +81,9 @@ def open_cast(config: GenPrefsConfig, work: Work, site: Site) -> Cast:
             hint="leave one of them out (--set pool=[] for a pool that a file names)",
         )
     teacher = take_seat(work.store, specs[0], site) if judged else None
-    config = config.model_copy(update={"teacher": config.teacher if judged else None})
+    if not judged:
+        # a scorer says the same each time: the retest that editions ask for is nothing to it
+        config = config.model_copy(update={"teacher": None, "retest": 0.0})
     rater = _rater(config, work, site, teacher)
     named = specs[len(asked) : len(asked) + len(config.pool)]
     if config.completions:
@@ -129,8 +131,10 @@ def _rater(config: GenPrefsConfig, work: Work, site: Site, teacher: Seat | None)
     else:
         from zephyrctl.stages.gen_prefs.scorers import open_scorer
 
-        rater = open_scorer(config.scorer, work, config)
+        rater = open_scorer(config.scorer, work)
     if config.second_judge is None and not config.retest:
+        if config.when != GenPrefsConfig.model_fields["when"].default:
+            work.emit(Warning_(f"--when '{config.when}' is not used: there is no --second-judge"))
         return rater
     from zephyrctl.stages.gen_prefs.second import open_second
 

@@ -17,6 +17,7 @@ from zephyrctl.benchmarks.decontamination import Decontaminator, open_decontamin
 from zephyrctl.curation.base import Dropped
 from zephyrctl.curation.lengths import TokenCounter
 from zephyrctl.curation.pipeline import Pipeline, make_pipeline
+from zephyrctl.errors import UsageError
 from zephyrctl.events import Note
 from zephyrctl.records import Message, prompt_id
 from zephyrctl.stages.gen_prefs.answered import LeftOut, reject
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from zephyrctl.artifacts.adopt import Source
     from zephyrctl.artifacts.step import Work
 
-SFT_DATA = "sft-data"
+SFT_DATA, PROMPTS = "sft-data", "prompts"
 SUITES, FILTERS, MIXTURE = RECORDS = ("decontamination", "filters", "mixture")
 """What is told of the prompts in the manifest; all of it is about the whole step."""
 
@@ -95,10 +96,14 @@ def open_intake(config: GenPrefsConfig, work: Work, world: str) -> Intake:
         return from_sandbox(config.rows, config.seed)
     from zephyrctl.asking.seeds import from_package
 
+    imported = store.newest(PROMPTS, world=world, kind="prompts")
+    others = (
+        "--prompts FILE or REF names others" if imported is None else f"--prompts {imported.ref} takes yours"
+    )
     work.emit(
         Note(
             f"there is no {SFT_DATA} of the {world} world here: the prompts are the seed tasks that ship with "
-            "zephyrctl, a few hundred (--prompts FILE or REF names others)"
+            f"zephyrctl, a few hundred ({others})"
         )
     )
     return from_package(config.rows)
@@ -156,8 +161,6 @@ class Screen:
         fates: dict[int, Seed | LeftOut] = {}
         first = _first_of_each(whole, fates)
         clean = self._compared(first, fates)
-        if self._pipeline.learns:
-            self._pipeline.learn(seed.row.prompt for seed in clean)
         kept = [one for seed in clean if (one := self._filtered(seed, fates)) is not None]
         for seed in _first_of_each(kept, fates):
             fates[seed.position] = seed
@@ -202,6 +205,11 @@ def open_screen(config: GenPrefsConfig, work: Work, world: str) -> Screen:
     """
     counter = None if config.tokenizer is None else open_counter(work.store, config.tokenizer)
     pipeline = make_pipeline(config.filters, count=counter, place="--filter")
+    if pipeline.learns:
+        raise UsageError(
+            "--filter truecase learns from all rows: with more --rows the first prompts would become others",
+            hint="beforehand: zephyrctl import FILE --as prompts --filter truecase",
+        )
     suites = None
     if world != "sandbox" or config.suites:
         suites = open_decontaminator(config.suites, work.project, work.emit)

@@ -16,7 +16,7 @@ from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.errors import StageRejected, UsageError
 from zephyrctl.events import Note
 from zephyrctl.judges.base import Parsed
-from zephyrctl.plugins import Loaded, load_function
+from zephyrctl.plugins import Loaded, load_function, stdout_aside
 from zephyrctl.records import Completion, Message
 from zephyrctl.stages.gen_prefs.answered import Answered, AskAll
 from zephyrctl.stages.gen_prefs.tally import Tally
@@ -28,24 +28,18 @@ if TYPE_CHECKING:
     from zephyrctl.asking.seats import World
     from zephyrctl.asking.sketch import Sketch
     from zephyrctl.providers.base import AnyProvider
-    from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
     from zephyrctl.stages.gen_prefs.rating import Rater
     from zephyrctl.stages.gen_prefs.reward_model import RewardModel
 
 _REWARD_MODEL = "rm:"
 
 
-def open_scorer(text: str, work: Work, config: GenPrefsConfig) -> Rater:
+def open_scorer(text: str, work: Work) -> Rater:
     """The rater that `text` names: `rm:MODEL`, `./file.py:function`, or a plug-in's name.
 
-    Raises UsageError for a name that cannot be read, a model that gives no single score, or settings that only a
-    language model has; RefNotFound, IntegrityError, and MissingExtra without torch.
+    Raises UsageError for a name that cannot be read or a model that gives no single score;
+    RefNotFound, IntegrityError, and MissingExtra without torch.
     """
-    if config.retest:
-        raise UsageError(
-            f"--scorer {text} gives the same score every time: there is nothing to test again",
-            hint="leave retest out, or rate with a language model",
-        )
     if not text.startswith(_REWARD_MODEL):
         return VerifierRater(load_function(text))
     from zephyrctl.stages.gen_prefs.reward_model import check_reward_model, has_template
@@ -168,8 +162,10 @@ class VerifierRater(_Scorer):
     def _score(self, prompt: Sequence[Message], prompt_id: str, text: str) -> Parsed:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
         try:
-            return read_score(self._loaded.function(turns, text))
-        except Exception as error:
+            with stdout_aside():
+                found = self._loaded.function(turns, text)
+            return read_score(found)
+        except (Exception, SystemExit) as error:
             said = (str(error).strip().splitlines() or [""])[0][:200]
             raise StageRejected(
                 f"{self._loaded.place_of(error)}: {type(error).__name__}: {said} (scoring prompt {prompt_id[:12]})",
@@ -186,5 +182,8 @@ def read_score(value: Any) -> Parsed:
         return Parsed(reason="not scored")
     if not isinstance(value, Real):
         return Parsed(reason=f"not a number: {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number too large for a float
+        number = math.inf
     return Parsed(number) if math.isfinite(number) else Parsed(reason=f"not finite: {number}")

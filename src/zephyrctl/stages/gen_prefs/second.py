@@ -40,8 +40,13 @@ def open_second(rater: Rater, config: GenPrefsConfig, work: Work, site: Site) ->
     neither.
 
     Raises UsageError where the first rater is no language model, for a condition that cannot be read or never holds
-    with these settings, and for a second judge that is the first; AuthError, RefNotFound, MissingExtra.
+    with these settings or has no second judge, and for one that is the first; AuthError, RefNotFound, MissingExtra.
     """
+    if config.second_judge is None and config.when != type(config).model_fields["when"].default:
+        raise UsageError(
+            f"when={config.when} says which rows a second judge is asked about, and there is none",
+            hint="--second-judge MODEL",
+        )
     if config.second_judge is None and not config.retest:
         return rater
     if not isinstance(rater, JudgeRater):
@@ -83,6 +88,10 @@ class ByAnother:
         """The share of rows that it is expected to get."""
         return 1.0 if self.when.always else CLOSE
 
+    def most(self, prompts: int) -> int:
+        """How many of so many prompts it may get: all of them."""
+        return prompts
+
     def why(self, prompt_id: str, rated: Sequence[Completion]) -> str | None:
         """Why it is asked about a prompt; None = it is not."""
         return self.when.reason(rated)
@@ -96,6 +105,12 @@ class Retest:
     share: float
     seed: int
     name: str = "retest"
+
+    def most(self, prompts: int) -> int:
+        """How many of so many prompts it may get: six standard deviations above the share, for prompts are taken by
+        hash."""
+        expected = prompts * self.share
+        return min(prompts, math.ceil(expected + 6 * math.sqrt(expected) + 6))
 
     def why(self, prompt_id: str, rated: Sequence[Completion]) -> str | None:
         """`retest`, for the share of prompts; None for the others."""
@@ -133,8 +148,7 @@ class SecondRater:
         return [provider for judge in self._judges for provider in judge.providers()]
 
     def draw(self, sketch: Sketch, prompts: int, asked: Range, texts: Range, pool: int) -> None:
-        """The first judge's calls, then those of each round: the stated share of its calls is likely, all are
-        possible."""
+        """The first judge's calls, then those of each round: the stated share of them is likely."""
         self._first.draw(sketch, prompts, asked, texts, pool)
         for one in self._rounds:
             whole = Sketch(sketch.batch, sketch.scale)
@@ -142,9 +156,10 @@ class SecondRater:
             sketch.parts.extend(
                 replace(
                     part,
-                    role=f"{one.name} judge" if isinstance(one, ByAnother) else one.name,
+                    role=f"{one.name} judge" if isinstance(one, ByAnother) else part.role,
                     purpose=f"{part.purpose} {one.name}",
                     calls=math.ceil(part.calls * one.share),
+                    most=math.ceil(part.most * one.most(prompts) / max(1, prompts)),
                 )
                 for part in whole.parts
             )

@@ -138,6 +138,8 @@ def _refine(chains: Sequence[Chain], number: int, ask: AskAll, novelty: float) -
     follow-up turns, its first exchange. A system message stays; earlier turns do not, since the new
     instruction stands by itself.
     """
+    if not chains:
+        return
     requests = []
     for chain in chains:
         last = chain.rounds[-1]

@@ -14,7 +14,7 @@ from zephyrctl.asking.ending import close_partial, tell_money
 from zephyrctl.asking.errand import Errand, Training
 from zephyrctl.asking.prompts import Seed, Seeds, from_sandbox, from_source
 from zephyrctl.asking.seeds import from_package
-from zephyrctl.events import Note
+from zephyrctl.events import Note, Warning_
 from zephyrctl.modelspec import parse_model
 from zephyrctl.providers.base import Answer, Failure
 from zephyrctl.stages.gen_sft.calls import draw
@@ -38,6 +38,8 @@ def run(config: GenSftConfig, work: Work) -> StepResult:
         return done
     whole = seeds.load(seed=config.seed, test_fraction=config.test_fraction)
     own = mine(config, whole)
+    if config.rows is not None and len(whole) < config.rows:
+        work.emit(Warning_(f"--rows {config.rows}: only {len(whole)} in {seeds.named}, and all are used"))
     nothing = empty_part(config, len(whole), len(own), work.emit)
     if nothing is not None:
         return nothing

@@ -30,7 +30,7 @@ KINDS = (*DEFAULT_NAMES, "model")
 
 def run(config: ImportConfig, work: Work) -> StepResult:
     """An artifact of `config.kind` with the content of `config.source`; its default name is the one that the next
-    stage looks for.
+    stage looks for (prompts are named with --prompts).
 
     Rows keep the source's splits; what is not split is split by prompt. Raises as `open_source`, `make_pipeline`,
     `open_decontaminator` and `check_model_folder`.
@@ -63,7 +63,7 @@ def _open(config: ImportConfig, work: Work) -> Source:
             work.store, config.source, config.kind, on_bad_row=config.on_bad_row, emit=work.emit
         )
     except BadRow as error:
-        error.hint = "mend what is named, or leave bad rows out: --on-bad-row skip"
+        error.hint = (error.hint or "").replace("--set on_bad_row=skip", "--on-bad-row skip")
         raise
     work.emit(Note(f"read {config.source} as {source.shape}"))
     return source

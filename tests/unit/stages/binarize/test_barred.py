@@ -43,7 +43,15 @@ def test_every_form_of_an_entry(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "place"),
-    [('"p1"\n{"note": 1}', ":2"), ("[1]", ":1"), ("{oops", ":1"), ('["a"', ":1"), ('p1\n{"id": " "}', ":2")],
+    [
+        ('"p1"\n{"note": 1}', ":2"),
+        ("[1]", ":1"),
+        ("{oops", ":1"),
+        ('["a"', ":1"),
+        ('p1\n{"id": " "}', ":2"),
+        ("p1\nc1+", ":2"),
+        ("+", ":1"),
+    ],
 )
 def test_what_is_no_entry_is_named(tmp_path: Path, text: str, place: str) -> None:
     with pytest.raises(BadRow) as caught:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from zephyrctl.artifacts.manifest import InputRef
+from zephyrctl.artifacts.step import Work
+from zephyrctl.artifacts.store import Store
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.shards import Shard
 from zephyrctl.curation.base import Dialogue, Dropped
+from zephyrctl.errors import UsageError
+from zephyrctl.events import Recorder
 from zephyrctl.records import Completion, Message, PromptRow, prompt_id
 from zephyrctl.stages.gen_prefs.answered import LeftOut
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.existing import Given
-from zephyrctl.stages.gen_prefs.intake import Prompts, Screen, sorted_out
+from zephyrctl.stages.gen_prefs.intake import Prompts, Screen, open_screen, sorted_out
 
 
 class Suites:
@@ -33,18 +40,9 @@ class Suites:
 
 
 class Filters:
-    """Drops what is long, cuts what has a semicolon, writes the rest in lower case once it has seen everything."""
-
-    learns = True
-
-    def __init__(self) -> None:
-        self.learned: list[str] = []
-
-    def learn(self, dialogues: Iterable[Dialogue]) -> None:
-        self.learned += [dialogue[-1].content for dialogue in dialogues]
+    """Drops what is long, cuts what has a semicolon, writes the rest in lower case."""
 
     def apply(self, dialogue: Dialogue) -> list[list[Message]] | Dropped:
-        assert self.learned
         text = dialogue[-1].content
         if len(text) > 40:
             return Dropped("too_long", "over 40")
@@ -71,8 +69,8 @@ def seeds(*texts: str) -> list[Seed]:
     return made
 
 
-def screen(filters: Filters | None = None, **more: Any) -> Screen:
-    return Screen(filters or Filters(), suites=Suites(), **more)  # type: ignore[arg-type]
+def screen(**more: Any) -> Screen:
+    return Screen(Filters(), suites=Suites(), **more)  # type: ignore[arg-type]
 
 
 def told(fates: Sequence[Seed | LeftOut]) -> list[str]:
@@ -80,11 +78,8 @@ def told(fates: Sequence[Seed | LeftOut]) -> list[str]:
 
 
 def test_duplicates_then_suites_then_filters_then_what_has_become_equal() -> None:
-    filters = Filters()
-    fates = screen(filters).sift(seeds(*TEXTS))
+    fates = screen().sift(seeds(*TEXTS))
     assert told(fates) == ["sing.", "duplicate", "duplicate", "contaminated", "too_long", "cut_up", "dance."]
-    # learning filters see each prompt once, without those that are in a suite
-    assert filters.learned == ["Sing.", "sing.", "x" * 41, "one; two", "Dance."]
     changed = fates[0]
     assert isinstance(changed, Seed)
     assert changed.row.prompt_id == prompt_id(changed.row.prompt)
@@ -95,6 +90,13 @@ def test_duplicates_then_suites_then_filters_then_what_has_become_equal() -> Non
 
 def test_contaminated_prompts_can_be_kept() -> None:
     assert "what is the capital of france?" in told(screen(drop=False).sift(seeds(*TEXTS)))
+
+
+def test_a_filter_that_learns_from_all_rows_is_refused(tmp_path: Path) -> None:
+    config = GenPrefsConfig(teacher="sandbox", filters=["truecase"])
+    with pytest.raises(UsageError, match="learns from all rows") as caught:
+        open_screen(config, Work(Store.open(tmp_path / "artifacts"), Recorder()), "real")
+    assert "import FILE --as prompts --filter truecase" in str(caught.value.hint)
 
 
 def test_a_prompt_with_completions_is_dropped_or_left_as_it_was_asked() -> None:
@@ -115,6 +117,7 @@ class Intake:
     named = "here"
     inputs: list[InputRef] = []  # noqa: RUF012
     rejects: list[dict[str, Any]] = [{"where": "f:9"}]  # noqa: RUF012
+    shares: list[dict[str, Any]] = []  # noqa: RUF012
 
     def load(self, *, seed: int, test_fraction: float) -> list[Seed]:
         return seeds(*(f"Prompt number {i % 30} to Answer." for i in range(40)), *TEXTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,6 @@ from zephyrctl.events import Recorder
 from zephyrctl.records import Completion, Message, PromptRow, prompt_id
 from zephyrctl.sandbox import world
 from zephyrctl.stages.gen_prefs.answered import Answered, completion_id
-from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.rating import Rater
 from zephyrctl.stages.gen_prefs.reward_model import load_reward_model
 from zephyrctl.stages.gen_prefs.scorers import open_scorer, read_score
@@ -42,8 +42,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(Store.open(tmp_path / "artifacts"), Recorder())
 
 
-def opened(work: Work, text: str, **settings: Any) -> Rater:
-    return open_scorer(text, work, GenPrefsConfig(scorer=text, **settings))
+def opened(work: Work, text: str) -> Rater:
+    return open_scorer(text, work)
 
 
 def answered(question: str, *texts: str) -> Answered:
@@ -130,6 +130,38 @@ def test_what_is_no_finite_number_is_missing_with_its_reason(
 
 def test_truth_values_and_whole_numbers_are_scores() -> None:
     assert [read_score(v).value for v in (True, False, 3, -0.5)] == [1.0, 0.0, 3.0, -0.5]
+
+
+def test_a_whole_number_too_large_for_a_float_is_missing() -> None:
+    assert read_score(10**400).reason == "not finite: inf"
+
+
+def test_what_a_function_prints_never_reaches_stdout(
+    work: Work, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = (
+        "import os, subprocess\n"
+        "print('loading')\n\n"
+        "def right(p, c):\n"
+        "    print('scoring')\n"
+        "    os.write(1, b'raw ')\n"
+        "    subprocess.run(['echo', 'child'], check=True)\n"
+        "    return 1\n"
+    )
+    found, _ = scores(opened(work, verifier(tmp_path, body)), answered("q", "a"))
+    sys.stdout.write("the result\n")
+    out, err = capfd.readouterr()
+    assert found == [[1.0]]
+    assert out == "the result\n"
+    assert {"loading", "scoring", "child"} <= set(err.replace("raw ", "").split())
+
+
+def test_a_function_that_wants_to_end_the_process_is_an_exception_like_others(
+    work: Work, tmp_path: Path
+) -> None:
+    rater = opened(work, verifier(tmp_path, "import sys\n\ndef right(p, c):\n    sys.exit(0)\n"))
+    with pytest.raises(StageRejected, match=r"mine\.py:4: SystemExit: 0"):
+        scores(rater, answered("q", "a"))
 
 
 def test_an_exception_in_the_function_names_file_line_and_prompt(work: Work, tmp_path: Path) -> None:
@@ -304,8 +336,3 @@ def test_weights_without_the_score_layer_are_refused_instead_of_drawn_at_random(
     (folder / "config.json").write_text(json.dumps(body), encoding="utf-8")
     with pytest.raises(EnvironmentFault, match=r"score\.weight: it would start at random"):
         scores(opened(work, "rm:./reward"), answered("q", "a", "b"))
-
-
-def test_a_scorer_has_no_retest(work: Work, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing to test again"):
-        opened(work, verifier(tmp_path, EXACT), retest=0.1)

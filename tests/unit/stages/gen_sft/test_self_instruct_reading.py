@@ -33,6 +33,12 @@ def test_what_is_no_numbered_list_holds_no_task(text: str) -> None:
     assert split_tasks(text) == []
 
 
+@pytest.mark.parametrize("mark", ["**{}.**", "### {}.", "{})", "  {}."])
+def test_marked_up_numbers_are_numbers(mark: str) -> None:
+    text = "\n".join(f"{mark.format(number)} Name {number} rivers." for number in (9, 10, 11))
+    assert split_tasks(text) == [f"Name {number} rivers." for number in (9, 10, 11)]
+
+
 @given(
     st.lists(st.from_regex(r"[A-Za-z]{1,8}( [A-Za-z0-9]{1,8}){0,6}", fullmatch=True), min_size=1, max_size=12)
 )
@@ -87,7 +93,10 @@ def test_two_characters_without_spaces_are_a_word() -> None:
         ("Yes", "classification"),
         (" no.\n", "other"),
         ("**YES**", "classification"),
-        ("Yes, since the labels are few", "unclear"),
+        ("Yes, since the labels are few", "classification"),
+        ("No.\n\nIt asks for a poem.", "other"),
+        ("No idea", "unclear"),
+        ("Yes and no", "unclear"),
         ("yes no", "unclear"),
         ("", "unclear"),
         ("Nope", "unclear"),
@@ -104,6 +113,10 @@ def read(text: str, *, classification: bool = False, cut: bool = False, most: in
 def test_an_instance_is_read_by_its_marks() -> None:
     text = "Here it is.\n[[INPUT]]\n3 + 4\n\nand more\n[[OUTPUT]]\nSeven: 7\n- done\n[[END]]\nHope it helps!"
     assert read(text) == [Instance("3 + 4\n\nand more", "Seven: 7\n- done")]
+
+
+def test_marks_in_bold_are_marks() -> None:
+    assert read("**[[INPUT]]**\na\n**[[OUTPUT]]**\nb\n**[[END]]**") == [Instance("a", "b")]
 
 
 def test_a_classification_task_has_its_label_first() -> None:

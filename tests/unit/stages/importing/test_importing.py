@@ -239,7 +239,7 @@ def test_rows_of_an_evaluation_suite_are_dropped_and_recorded(store: Store, tmp_
 
 def test_every_row_is_kept_or_among_the_rejects(store: Store, tmp_path: Path) -> None:
     rows = [dialogue(f"question {n % 30}", f"answer {n % 40}") for n in range(100)]
-    rows[7] = {"messages": []}
+    rows[7] = {"messages": 7}
     path = write(tmp_path / "d.jsonl", rows)
     made = import_source(
         Work(store), str(path), "sft", filters=["exact-duplicates"], on_bad_row="skip"

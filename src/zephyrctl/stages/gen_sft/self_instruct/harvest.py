@@ -12,11 +12,19 @@ from zephyrctl.asking.ending import partial_counts
 from zephyrctl.asking.seats import FAILURES
 from zephyrctl.config import digest_of
 from zephyrctl.curation.base import Dropped
+from zephyrctl.events import Emit, Warning_
 from zephyrctl.providers.base import UNPAID
 from zephyrctl.records import Message, SftRow, prompt_id, split_of
 from zephyrctl.stages.gen_sft.config import GenSftConfig
 from zephyrctl.stages.gen_sft.screen import Screen
-from zephyrctl.stages.gen_sft.self_instruct.islands import Island, Reject, Task, failures_of, sift
+from zephyrctl.stages.gen_sft.self_instruct.islands import (
+    SURPLUS,
+    Island,
+    Reject,
+    Task,
+    failures_of,
+    sift,
+)
 from zephyrctl.stages.gen_sft.self_instruct.reading import Instance, read_instances
 
 SOURCE = "self-instruct"
@@ -63,6 +71,8 @@ class Harvest:
     rows: int = 0
     of: int = 0
     unfinished: int = 0
+    alike: int = 0
+    """Tasks that two islands made alike."""
     _row_ids: set[str] = field(default_factory=set)
 
     def write(self, islands: Sequence[Island], staging: Staging) -> None:
@@ -79,6 +89,7 @@ class Harvest:
         self.failed = failures_of(islands)
         tasks, alike = sift(islands, self.config.novelty, self.of)
         self.unfinished = min(self.of, self.unfinished)
+        self.alike = sum(reject.reason != SURPLUS for reject in alike)
         self.rejects += alike
         self.dropped_tasks.update(reject.reason for reject in alike)
         for task in tasks:
@@ -141,6 +152,17 @@ class Harvest:
     def calls(self) -> int:
         """Replies that were to hold tasks or instances."""
         return self.requests["asked"] + self.kinds.total()
+
+    def tell_alike(self, emit: Emit) -> None:
+        """Warns when islands made so many tasks alike that fewer are left than were asked for."""
+        wanted, left = rows_of(self.config), self.kinds.total()
+        if self.alike and left < wanted and not self.unfinished:
+            emit(
+                Warning_(
+                    f"{left} of the {wanted} tasks asked for are there: islands do not know of each other, and made "
+                    f"{self.alike} tasks alike; a higher --rows or fewer islands brings more"
+                )
+            )
 
     def counts(self, seeds: int, bad_rows: int) -> dict[str, Any]:
         """For the manifest; see the class for the sums."""

@@ -32,7 +32,8 @@ FIRST_WAVE, LARGEST_WAVE = 4, 64
 STALLED_WAVES, STALLED_SHARE = 5, 0.02
 """An island ends when so many waves in a row bring less than this share of new tasks."""
 
-_SURPLUS = "surplus", "more than were wanted"
+SURPLUS = "surplus"
+_SURPLUS = SURPLUS, "more than were wanted"
 
 Ending = Literal["", "stalled", "unpaid"]
 

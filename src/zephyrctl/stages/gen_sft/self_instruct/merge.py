@@ -87,6 +87,7 @@ def merge(
             islands.append(of_entry(entry))
         staging.write_rejects(islice(first.artifact.rejects(), first.bad_rows))
         harvest.write(islands, staging)
+        harvest.tell_alike(work.emit)
         screen.record(staging)
         staging.counts.update(harvest.counts(manifest.counts["seeds"], first.bad_rows))
         if any_partial(parts):

@@ -22,11 +22,11 @@ from zephyrctl.stages.gen_sft.self_instruct.requests import NONE, forbidden
 Kind = Literal["classification", "other", "unclear"]
 
 FEWEST_WORDS, MOST_WORDS = 4, 150
-_NUMBERED = re.compile(r"^[ \t]*(\d{1,4})[.)][ \t]+", re.MULTILINE)
+_NUMBERED = re.compile(r"^[ \t]*(?:#+[ \t]+)?(?:\*\*)?(\d{1,4})[.)](?:\*\*)?[ \t]+", re.MULTILINE)
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _PROGRAM = re.compile(r"(?:write|create|make) an? (?:\w+ )?program\b", re.IGNORECASE)
-_MARK = re.compile(r"^[ \t]*\[\[(LABEL|INPUT|OUTPUT|END)\]\]", re.MULTILINE)
-_YES_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
+_MARK = re.compile(r"^[ \t]*(?:\*\*)?\[\[(LABEL|INPUT|OUTPUT|END)\]\](?:\*\*)?", re.MULTILINE)
+_YES_NO = re.compile(r"\W*(yes|no)\W*(?:[,.:;!\n–—].*)?", re.IGNORECASE | re.DOTALL)
 _OPENERS = "¿¡"
 
 
@@ -73,7 +73,7 @@ def _forbidden_words() -> re.Pattern[str]:
 
 
 def read_kind(text: str) -> Kind:
-    """What a reply of yes or no says; anything else is unclear."""
+    """What a reply of yes or no says, whatever is added after a stop or a comma; anything else is unclear."""
     found = _YES_NO.fullmatch(text)
     if found is None:
         return "unclear"

@@ -30,6 +30,7 @@ from zephyrctl.stages.gen_sft.self_instruct.islands import TASKS, Island, Rules,
 from zephyrctl.stages.gen_sft.self_instruct.merge import as_entry
 from zephyrctl.stages.gen_sft.self_instruct.start import Start, start_of
 
+_UNIT = "replies with tasks or instances"
 KIND_TOKENS = 16
 """The longest reply to a question of yes or no."""
 
@@ -119,7 +120,10 @@ def _rules() -> dict[str, object]:
 
 def _samplings(frame: Frame) -> dict[str, Sampling]:
     """How replies are drawn: tasks as the settings say, kinds and instances at temperature 0, as in Self-Instruct's
-    code. What is given with the teacher's name goes before."""
+    code. What is given with the teacher's name goes before.
+
+    The original asked a base model for tasks with top_p 0.5 and a presence penalty of 2; neither suits models that
+    follow instructions, so top_p is that of the settings and no penalty is sent."""
     config, teacher = frame.config, frame.teacher
     instances = teacher.sampling(temperature=0.0, max_tokens=config.max_tokens, seed=0)
     kind = teacher.sampling(temperature=0.0, max_tokens=KIND_TOKENS, seed=0)
@@ -162,7 +166,7 @@ def _make(
             )
         failures = harvest.call_failures()
         answered = harvest.calls - failures.total()
-        judge_outcome(config, work, tried=harvest.calls, kept=answered, dropped=failures, unit="replies")
+        judge_outcome(config, work, tried=harvest.calls, kept=answered, dropped=failures, unit=_UNIT)
         _tell(work.emit, harvest, islands)
         screen.record(staging)
         staging.templates.update(frame.templates)
@@ -187,6 +191,7 @@ def _tell(emit: Emit, harvest: Harvest, islands: Sequence[Island]) -> None:
                 "--set temperature= or a higher --set novelty= lets them go on"
             )
         )
+    harvest.tell_alike(emit)
     unclear = harvest.kinds["unclear"]
     if 2 * unclear > harvest.kinds.total():
         emit(

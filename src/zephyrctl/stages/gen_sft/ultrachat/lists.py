@@ -8,7 +8,7 @@ from dataclasses import dataclass
 LONGEST_ITEM = 2000
 """Characters; what is longer is no subtopic and no opening message."""
 
-_NUMBERED = re.compile(r"\s*\d{1,3}\s?[.):]\s+(?P<item>\S.*)")
+_NUMBERED = re.compile(r"\s*(?:#+\s+)?(?:\*\*)?\d{1,3}\s?[.):](?:\*\*)?\s+(?P<item>\S.*)")
 _BULLETED = re.compile(r"\s*[-*•–]\s+(?P<item>\S.*)")
 _WRAPPED = re.compile(r"(?P<mark>\*\*|__|\"|“|`)(?P<inside>[^*_\"“”`]+)(?:(?P=mark)|”)")
 

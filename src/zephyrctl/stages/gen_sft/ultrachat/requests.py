@@ -22,6 +22,8 @@ _LABEL = re.compile(r"\s*(?:\*\*)?user(?: \d+)?(?:\*\*)?\s*:\s*(?:\*\*)?", re.IG
 _COURTESIES = (
     "ok(?:ay)?|great|perfect|awesome|cool|wonderful|excellent|amazing|brilliant|alright|cheers|(?:good)?bye",
     "(?:many )?thanks(?: (?:again|a lot|a bunch|so much|very much))?|thank you(?: (?:again|so much|very much))*",
+    r"for (?:explaining|clarifying|helping|answering|sharing)(?: (?:it|that|this|me|everything))?",
+    r"that makes (?:\w+ )?sense|(?:i have )?no (?:more|further|other) questions",
     r"(?:for|with) (?:all )?(?:the|your|this|that) (?:\w+ )?"
     "(?:help|answers?|advice|tips|time|explanations?|information)",
     r"that(?:'s| is| was) (?:\w+ )?(?:helpful|useful|clear|great|perfect|all|everything)(?: i need(?:ed)?)?",

@@ -110,6 +110,8 @@ class Host:
 
     def _lists(self, wanted: Mapping[K, Message], purpose: str, draws: Mapping[K, int]) -> dict[K, _List]:
         """The lists that were asked for."""
+        if not wanted:
+            return {}
         replies = self.ask([((m,), draws[k]) for k, m in wanted.items()], purpose, f"lists of {purpose}")
         found: dict[K, _List] = {}
         for key, reply in zip(wanted, replies, strict=True):
