@@ -66,6 +66,8 @@ def run_stage(
         console.result("", {"dry_run": options.dry_run, **result.plan})
         return
     artifact = result.artifact
+    if result.already:
+        console(Note(f"{artifact.ref} is there already; nothing was asked or made (--again makes it anew)"))
     console.result(
         str(artifact.ref),
         {

@@ -13,7 +13,7 @@ _DANGLING = {
     "if", "because", "including", "between",
 }  # fmt: skip
 """Words that no sentence ends with. Others that seldom do (`to`, `is`, `that`) are not worth a good answer."""
-_CLOSING = re.compile(r"[\"'”’)\]}*_`»>]+$")
+_CLOSING = "\"'”’)]}*_`»>"
 _SENTENCES = re.compile(r"[.!?。！？…](?=\s|$)")
 _LIST_LINE = re.compile(r"\s*(?:[-*•–+>|#]|\(?\w{1,3}[.)])\s?")
 _ENOUGH = 3
@@ -49,11 +49,11 @@ def sign_of_cut(answer: str) -> str:
     text = answer.rstrip()
     if not text:
         return ""
-    if len(re.findall(r"^\s*```", text, re.MULTILINE)) % 2:
+    if len(re.findall(r"^[ \t]*```", text, re.MULTILINE)) % 2:
         return "ends inside a code fence"
     if text.endswith("```"):
         return ""
-    bare = _CLOSING.sub("", text).rstrip()
+    bare = text.rstrip(_CLOSING).rstrip()
     if not bare:
         return ""
     last_line = bare.rsplit("\n", 1)[-1]

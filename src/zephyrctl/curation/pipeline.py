@@ -102,6 +102,16 @@ class Pipeline:
             for one in self._filters
         }
 
+    def sentences(self) -> list[str]:
+        """What each filter did, in words."""
+        told = []
+        for one in self._filters:
+            dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(one.dropped.items())) or "none"
+            more = f", {one.changed:,} changed" if one.changed else ""
+            more += f", {one.split:,} split" if one.split else ""
+            told.append(f"filter {one.filter.name}: {one.seen:,} seen{more}; dropped: {dropped}")
+        return told
+
     def inputs(self) -> list[InputRef]:
         """What enters the step key besides the names: versions of the algorithms, word lists, the tokenizer."""
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +12,10 @@ _BLOCKS = (
     ("```", re.compile(r"```.*?(?:```|\Z)", re.DOTALL)),  # an unclosed fence too
     ("~~~", re.compile(r"~~~.*?(?:~~~|\Z)", re.DOTALL)),
     ("`", re.compile(r"`[^`\n]+`")),
-    ("$", re.compile(r"\$\$.*?\$\$|\$[^$\n]{1,200}\$", re.DOTALL)),
-    ("\\", re.compile(r"\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)),
+    ("$", re.compile(r"\$[^$\n]{1,200}\$")),
     ("<", re.compile(r"</?[A-Za-z!][^<>\n]{0,300}>")),
 )
+_FORMULAS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"))
 _CHUNK = re.compile(r"\S+")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _PLAIN = re.compile(r"[^\w\s\\/@#<>=(){}-]*[^\W\d_]+(?:['’-]+[^\W\d_]+)*[^\w\s\\/@#<>=({}]*")
@@ -112,7 +113,8 @@ def _words(text: str, start: int, stop: int) -> Iterator[Span]:
 
 def _blocked(text: str) -> list[Span]:
     """Where code, formulas and tags stand, in order, overlapping ones joined."""
-    found = sorted(hit.span() for mark, block in _BLOCKS if mark in text for hit in block.finditer(text))
+    found = [hit.span() for mark, block in _BLOCKS if mark in text for hit in block.finditer(text)]
+    found = sorted([*found, *(span for pair in _FORMULAS for span in _between(text, *pair))])
     joined: list[Span] = []
     for start, end in found:
         if joined and start < joined[-1][1]:
@@ -122,5 +124,18 @@ def _blocked(text: str) -> list[Span]:
     return joined
 
 
+def _between(text: str, opening: str, closing: str) -> Iterator[Span]:
+    """Stretches from an opening mark to the next closing one; a mark that nothing closes is none."""
+    at = text.find(opening)
+    while at >= 0:
+        end = text.find(closing, at + len(opening))
+        if end < 0:
+            return
+        yield at, end + len(closing)
+        at = text.find(opening, end + len(closing))
+
+
 def _inside(word: Span, blocks: list[Span]) -> bool:
-    return any(start < word[1] and word[0] < end for start, end in blocks)
+    """Whether a word overlaps with one of the blocks, which are in order and apart."""
+    before = bisect.bisect_left(blocks, (word[1], 0)) - 1
+    return before >= 0 and blocks[before][1] > word[0]

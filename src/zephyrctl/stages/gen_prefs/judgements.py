@@ -21,6 +21,7 @@ from zephyrctl.stages.gen_prefs.answered import AskAll
 
 REPAIR = "repair"
 """The last word of the purpose of a further turn: `aspect repair`, `overall repair`."""
+_CUT = ("length", "reasoning_cut")
 _REPAIRABLE = ("text", "length", "empty")
 """Outcomes after which the same model may still give its ratings; a refusal is its answer."""
 _SHORT, _SHORT_PER_TEXT = 64, 32
@@ -77,10 +78,12 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of one judgement: `parsed` None = a reply is not paid for; `repaired` = a further turn was asked."""
+    """What came of one judgement: `parsed` None = a reply is not paid for; `repaired` = a further turn was asked;
+    `cut` = the first reply was cut off at its limit."""
 
     parsed: list[Parsed] | None
     repaired: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,11 @@ class Judge:
         """
         replies = ask([(self.teacher, self.ask(one)) for one in wanted], "judgements")
         parsed = [_read(one, reply) for one, reply in zip(wanted, replies, strict=True)]
-        judged = [Judged(None if _unpaid(reply) else p) for p, reply in zip(parsed, replies, strict=True)]
+        cut = [isinstance(reply, Answer) and reply.outcome in _CUT for reply in replies]
+        judged = [
+            Judged(None if _unpaid(reply) else p, cut=short)
+            for p, reply, short in zip(parsed, replies, cut, strict=True)
+        ]
         again = {
             i: self.repair(wanted[i], reply.text)
             for i, reply in enumerate(replies)
@@ -156,7 +163,7 @@ class Judge:
         for i, reply in zip(again, mended, strict=True):
             second = _read(wanted[i], reply)
             merged = [_mended(a, b) for a, b in zip(parsed[i], second, strict=True)]
-            judged[i] = Judged(None if _unpaid(reply) else merged, repaired=True)
+            judged[i] = Judged(None if _unpaid(reply) else merged, repaired=True, cut=cut[i])
         return judged
 
     def _sampling(self, judgement: Judgement, max_tokens: int) -> Sampling:

@@ -106,6 +106,7 @@ class JudgeRater:
                 continue
             repaired = [p for r, p in zip(results, parsed, strict=True) if r.repaired]
             tally.judge_calls += len(group) + len(repaired)
+            tally.cut_judgements += sum(r.cut for r in results)
             tally.repaired += len(repaired)
             tally.repaired_ok += sum(not any(one.failed for one in p) for p in repaired)
             made.append(rated(one.kept, group, parsed, tally))

@@ -18,7 +18,7 @@ from zephyrctl.stages.gen_prefs.tally import Tally
 AUDIT = "audit"
 """What the manifest calls the judge's habits."""
 _CUT_OFF_WARNING = 0.01
-"""Share of completions cut off at `max_tokens` above which it is said loudly."""
+"""Share of completions, or of judgements, cut off at their limit above which it is said loudly."""
 
 
 @dataclass
@@ -55,6 +55,7 @@ class Yield:
                 "unscored": _sorted(tally.unscored),
             },
             "judge_requests": tally.judge_calls,
+            "judgements_cut_off": tally.cut_judgements,
             "repairs": {"asked": tally.repaired, "mended": tally.repaired_ok},
         }
         if tally.principles:
@@ -85,16 +86,24 @@ def judge_outcome(config: GenPrefsConfig, work: Work, tally: Tally) -> None:
                 f"max_tokens={config.max_tokens} and left out; --set max_tokens=… asks for longer ones"
             )
         )
+    if tally.cut_judgements > _CUT_OFF_WARNING * tally.judgements:
+        work.emit(
+            Warning_(
+                f"{tally.cut_judgements} of {tally.judgements} judgements were cut off at "
+                f"judge_max_tokens={config.judge_max_tokens}; --set judge_max_tokens=… asks for longer ones"
+            )
+        )
     work.emit(Note(f"{told}; {rated}; {tally.not_applicable} not applicable"))
 
 
 def tell_audit(work: Work, audit: Audit, staging: Staging) -> None:
     """Puts the habits of the judge into the manifest, and tells them."""
     report = audit.report()
-    staging.extra[AUDIT] = report.as_dict()
+    sentences = report.sentences()
+    staging.extra[AUDIT] = report.as_dict() | {"sentences": sentences}
     for table in report.tables():
         work.emit(table)
-    for sentence in report.sentences():
+    for sentence in sentences:
         work.emit(Note(sentence))
 
 

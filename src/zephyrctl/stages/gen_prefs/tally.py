@@ -22,10 +22,17 @@ class Tally:
     not_applicable: int = 0
     unscored: Counter[str] = field(default_factory=Counter)
     judge_calls: int = 0
+    cut_judgements: int = 0
+    """Judgements whose first reply was cut off at its limit, mended or not."""
     repaired: int = 0
     """Judgements followed by a repair turn; `judge_calls` counts that turn too."""
     repaired_ok: int = 0
     """Those of them that could be read whole afterwards."""
+
+    @property
+    def judgements(self) -> int:
+        """How many judgements were asked for, repair turns not counted."""
+        return self.judge_calls - self.repaired
 
     def count(self, parsed: Parsed) -> None:
         """Counts one rating."""

@@ -95,6 +95,8 @@ def _make(
         if sieve is not None:
             if config.filters:
                 staging.counts["filters"] = sieve.pipeline.counts()
+                for told in sieve.pipeline.sentences():
+                    work.emit(Note(told))
             staging.extra["decontamination"] = sieve.suites.record()
             _tell(work, sieve)
         return step.result(staging.commit())

@@ -31,6 +31,7 @@ from zephyrctl.stages.gen_sft.self_instruct.merge import as_entry
 from zephyrctl.stages.gen_sft.self_instruct.start import Start, start_of
 
 _UNIT = "replies with tasks or instances"
+_CUT_OFF_WARNING = 0.01
 KIND_TOKENS = 16
 """The longest reply to a question of yes or no."""
 
@@ -182,6 +183,14 @@ def _tell(emit: Emit, harvest: Harvest, islands: Sequence[Island]) -> None:
     dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(harvest.dropped_tasks.items())) or "none"
     proposed, kept = harvest.tasks["proposed"], harvest.tasks["kept"]
     emit(Note(f"tasks: {proposed} made up, {kept} kept; dropped: {dropped}; rows: {harvest.rows}"))
+    cut, asked = harvest.dropped_tasks["unfinished"], harvest.requests["answered"]
+    if cut > _CUT_OFF_WARNING * asked:
+        emit(
+            Warning_(
+                f"{cut} of {asked} lists of tasks were cut off and the last task of each was lost; "
+                "--set max_tokens=… asks for longer ones"
+            )
+        )
     stalled = sum(island.ending == "stalled" for island in islands)
     if stalled:
         emit(
