@@ -60,7 +60,7 @@ def test_the_hub_offline_can_succeed_later(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(TryAgain) as caught:
         locate_model(store, "someone/some-model")
-    assert "--init ./some-model" in str(caught.value.hint)
+    assert "its folder: ./some-model" in str(caught.value.hint)
 
 
 def test_a_hub_name_that_does_not_exist(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

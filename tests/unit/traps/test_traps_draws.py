@@ -178,6 +178,37 @@ def test_cut_off_completions_are_no_data_and_said_loudly(cut: int, loud: bool, t
     assert loud_in(work) is loud
 
 
+def test_cut_off_judgements_are_missing_and_said_loudly(tmp_path: Path) -> None:
+    """UltraFeedback gave its judge 500 tokens for four answers; what was cut there became an empty list, unseen."""
+
+    def script(times: int, body: Mapping[str, Any]) -> str:
+        return "length" if body["model"] == "judge" else "ok"
+
+    with LoopbackTeacher(script=script, answer=pool_or_judge) as teacher:
+        work = work_at(tmp_path, teacher)
+        path = prompts_file(tmp_path / "p.jsonl", [f"prompt {n}" for n in range(10)])
+        feedback = made(gen_prefs(prefs(path, pool=POOL[:2], judge_mode="overall", max_failures=1.0), work))
+    counts = feedback.manifest.counts
+    assert counts["judgements_cut_off"] == 20
+    assert counts["ratings"]["rated"] == 0
+    assert any("20 of 20 judgements were cut off at judge_max_tokens=1024" in text for text in warnings(work))
+
+
+def test_cut_off_lists_of_tasks_are_said_loudly(tmp_path: Path) -> None:
+    """self-instruct dropped a cut reply whole and counted nothing."""
+
+    def script(times: int, body: Mapping[str, Any]) -> str:
+        return "length" if "Think of" in conversation(body)[-1]["content"] else "ok"
+
+    with LoopbackTeacher(script=script) as teacher:
+        work = work_at(tmp_path, teacher)
+        config = GenSftConfig(
+            teacher="box:teacher", method="self-instruct", rows=5, max_usd=99, max_failures=1.0, novelty=1.0
+        )
+        made(gen_sft(config, work))
+    assert any("lists of tasks were cut off" in text for text in warnings(work))
+
+
 @pytest.mark.parametrize(("cut", "loud"), [(1, False), (2, True)])
 def test_cut_off_dialogues_are_no_data_and_said_loudly(cut: int, loud: bool, tmp_path: Path) -> None:
     """distilabel again: half an answer was imitated like a whole one."""
