@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.artifacts.mixture import open_mixture
-from zephyrctl.artifacts.writer import Staging
 from zephyrctl.asking.calling import mine
-from zephyrctl.asking.lengths import open_counter
 from zephyrctl.asking.prompts import Seed, from_sandbox, from_source
-from zephyrctl.benchmarks.decontamination import Decontaminator, open_decontaminator
+from zephyrctl.benchmarks.screening import FILTERS, SUITES, Screening, compares
 from zephyrctl.curation.base import Dropped
-from zephyrctl.curation.lengths import TokenCounter
-from zephyrctl.curation.pipeline import Pipeline, make_pipeline
-from zephyrctl.errors import UsageError
 from zephyrctl.events import Note
 from zephyrctl.records import Message, prompt_id
 from zephyrctl.stages.gen_prefs.answered import LeftOut, reject
@@ -29,7 +24,8 @@ if TYPE_CHECKING:
     from zephyrctl.artifacts.step import Work
 
 SFT_DATA, PROMPTS = "sft-data", "prompts"
-SUITES, FILTERS, MIXTURE = RECORDS = ("decontamination", "filters", "mixture")
+MIXTURE = "mixture"
+RECORDS = (SUITES, FILTERS, MIXTURE)
 """What is told of the prompts in the manifest; all of it is about the whole step."""
 
 
@@ -127,30 +123,9 @@ def _mixture(config: GenPrefsConfig, work: Work, texts: Sequence[str], kind: str
     )
 
 
-class Screen:
+class Screen(Screening):
     """What prompts go through before they are asked. It decides over all prompts, also where a process takes only a
-    part of them, so every part comes to the same decisions. `suites` None = nothing is compared with suites."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        suites: Decontaminator | None = None,
-        drop: bool = True,
-        counter: TokenCounter | None = None,
-    ) -> None:
-        self._pipeline = pipeline
-        self._suites = suites
-        self._drop = drop
-        self._counter = counter
-
-    def inputs(self) -> list[InputRef]:
-        """Suites, tokenizer and the filters' lists, as inputs of the step."""
-        found = [] if self._suites is None else list(self._suites.inputs())
-        if self._counter is not None:
-            label, digest = self._counter.label, self._counter.digest
-            found.append(InputRef(role="tokenizer", ref=label, digest=digest, kind="model"))
-        return found + self._pipeline.inputs()
+    part of them, so every part comes to the same decisions."""
 
     def sift(self, whole: Sequence[Seed]) -> list[Seed | LeftOut]:
         """What becomes of each prompt, in the same order: asked, as it is or as a filter changed it, or left out.
@@ -165,16 +140,6 @@ class Screen:
         for seed in _first_of_each(kept, fates):
             fates[seed.position] = seed
         return [fates[seed.position] for seed in whole]
-
-    def record(self, staging: Staging, prompts: Prompts) -> None:
-        """Puts what was mixed, what was compared and what the filters did into the manifest."""
-        if self._suites is not None:
-            staging.extra[SUITES] = self._suites.record()
-        counts = self._pipeline.counts()
-        if counts:
-            staging.extra[FILTERS] = counts
-        if prompts.shares:
-            staging.extra[MIXTURE] = prompts.shares
 
     def _compared(self, seeds: Sequence[Seed], fates: dict[int, Seed | LeftOut]) -> list[Seed]:
         if self._suites is None:
@@ -203,17 +168,13 @@ def open_screen(config: GenPrefsConfig, work: Work, world: str) -> Screen:
     Raises UsageError for a filter that is not known, RefNotFound for a suite or a tokenizer that is not there,
     MissingExtra.
     """
-    counter = None if config.tokenizer is None else open_counter(work.store, config.tokenizer)
-    pipeline = make_pipeline(config.filters, count=counter, place="--filter")
-    if pipeline.learns:
-        raise UsageError(
-            "--filter truecase learns from all rows: with more --rows the first prompts would become others",
-            hint="beforehand: zephyrctl import FILE --as prompts --filter truecase",
-        )
-    suites = None
-    if world != "sandbox" or config.suites:
-        suites = open_decontaminator(config.suites, work.project, work.emit)
-    return Screen(pipeline, suites=suites, drop=config.contaminated == "drop", counter=counter)
+    return Screen.opened(
+        config,
+        work,
+        compared=compares(world, config),
+        refusal="--filter truecase learns from all rows: with more --rows the first prompts would become others",
+        remedy="beforehand: zephyrctl import FILE --as prompts --filter truecase",
+    )
 
 
 def sorted_out(config: GenPrefsConfig, intake: Intake, screen: Screen) -> Prompts:

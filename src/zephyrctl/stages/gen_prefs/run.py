@@ -21,7 +21,7 @@ from zephyrctl.stages.gen_prefs import plan
 from zephyrctl.stages.gen_prefs.answered import LeftOut, Outcome
 from zephyrctl.stages.gen_prefs.casting import Cast, open_cast
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
-from zephyrctl.stages.gen_prefs.intake import Prompts, Screen, open_screen, sorted_out
+from zephyrctl.stages.gen_prefs.intake import MIXTURE, Prompts, Screen, open_screen, sorted_out
 from zephyrctl.stages.gen_prefs.outcome import Yield, judge_outcome, tell_audit
 from zephyrctl.stages.gen_prefs.tally import Tally
 
@@ -91,7 +91,9 @@ def _make(cast: Cast, screen: Screen, errand: Errand[Seed, plan.Rated], prompts:
         staging.templates.update(cast.rater.templates())
         staging.teachers.extend(caller.summary())
         staging.counts.update(out.counts(taken, bad))
-        screen.record(staging, prompts)
+        screen.record(staging)
+        if prompts.shares:
+            staging.extra[MIXTURE] = prompts.shares
         tell_audit(work, audit, staging)
         artifact = staging.commit()
         tell_money(work.emit, staging.teachers, usable=out.kept, unit="prompt")

@@ -12,49 +12,21 @@ from typing import Any
 
 from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.artifacts.step import Work
-from zephyrctl.artifacts.writer import Staging
-from zephyrctl.asking.lengths import open_counter
 from zephyrctl.asking.prompts import Seed
-from zephyrctl.benchmarks.decontamination import REASON, Decontaminator, open_decontaminator
+from zephyrctl.benchmarks.decontamination import REASON
+from zephyrctl.benchmarks.screening import SUITES, Screening, compares
 from zephyrctl.config import digest_of
 from zephyrctl.curation.base import Dropped
-from zephyrctl.curation.lengths import TokenCounter
-from zephyrctl.curation.pipeline import Pipeline, make_pipeline
 from zephyrctl.errors import UsageError
 from zephyrctl.records import Message, SftRow, prompt_id
 from zephyrctl.stages.gen_sft.config import GenSftConfig
 
-_RECORD, _FILTERS = "decontamination", "filters"
 _SUITE = "suite"
 """The role of suites among the inputs."""
 
 
-class Screen:
-    """The suites and the filters of one step, with their counts. It belongs to one thread.
-
-    `suites` None = nothing is compared with suites.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        suites: Decontaminator | None = None,
-        drop: bool = True,
-        counter: TokenCounter | None = None,
-    ) -> None:
-        self._pipeline = pipeline
-        self._suites = suites
-        self._drop = drop
-        self._counter = counter
-
-    def inputs(self) -> list[InputRef]:
-        """Suites, tokenizer and the filters' lists and versions, as inputs of the step."""
-        found = [] if self._suites is None else list(self._suites.inputs())
-        if self._counter is not None:
-            label, digest = self._counter.label, self._counter.digest
-            found.append(InputRef(role="tokenizer", ref=label, digest=digest, kind="model"))
-        return found + self._pipeline.inputs()
+class Screen(Screening):
+    """The suites and the filters of one step of gen-sft."""
 
     def seeds(self, seeds: Sequence[Seed]) -> tuple[list[Seed], list[dict[str, str]]]:
         """The prompts to go on with, as they are, and those turned away, as rejects (reason `contaminated`)."""
@@ -78,14 +50,6 @@ class Screen:
             return kept
         return [_part(row, number, messages) for number, messages in enumerate(kept)]
 
-    def record(self, staging: Staging) -> None:
-        """Puts what was compared and what the filters did into the manifest."""
-        if self._suites is not None:
-            staging.extra[_RECORD] = self._suites.record()
-        counts = self._pipeline.counts()
-        if counts:
-            staging.extra[_FILTERS] = counts
-
 
 def open_screen(config: GenSftConfig, work: Work, world: str) -> Screen:
     """The screen of a step of `world`. The sandbox's own suites are held out from its prompts by construction, so
@@ -94,7 +58,7 @@ def open_screen(config: GenSftConfig, work: Work, world: str) -> Screen:
     Raises UsageError for a filter that is not known or has to see all rows first, RefNotFound for a suite or a
     tokenizer that is not there, MissingExtra.
     """
-    return _screen(config, work, compared=world != "sandbox" or bool(config.suites))
+    return _screen(config, work, compared=compares(world, config))
 
 
 def reopened(
@@ -104,7 +68,7 @@ def reopened(
 
     Raises UsageError when suites, lists or tokenizer are not the ones that the part had.
     """
-    screen = _screen(config, work, compared=_RECORD in extra)
+    screen = _screen(config, work, compared=SUITES in extra)
     here = screen.inputs()
     roles = {_SUITE, *(item.role for item in here)}
     there = [item for item in inputs if item.role in roles]
@@ -119,15 +83,13 @@ def reopened(
 
 
 def _screen(config: GenSftConfig, work: Work, *, compared: bool) -> Screen:
-    counter = None if config.tokenizer is None else open_counter(work.store, config.tokenizer)
-    pipeline = make_pipeline(config.filters, count=counter)
-    if pipeline.learns:
-        raise UsageError(
-            "--filter truecase has to see all rows first, and gen-sft filters each row as it is made",
-            hint="afterwards: zephyrctl import sft-data --as sft --filter truecase",
-        )
-    suites = open_decontaminator(config.suites, work.project, work.emit) if compared else None
-    return Screen(pipeline, suites=suites, drop=config.contaminated == "drop", counter=counter)
+    return Screen.opened(
+        config,
+        work,
+        compared=compared,
+        refusal="--filter truecase has to see all rows first, and gen-sft filters each row as it is made",
+        remedy="afterwards: zephyrctl import sft-data --as sft --filter truecase",
+    )
 
 
 def _part(row: SftRow, number: int, messages: list[Message]) -> SftRow:
