@@ -73,8 +73,8 @@ def _make(cast: Cast, screen: Screen, errand: Errand[Seed, plan.Rated], prompts:
     with step.open() as staging, errand.caller() as caller:
         with part_file(staging, config.shard, whole=prompts.whole, mine=taken, bad_rows=bad) as notes:
             rated = _rated(errand, caller, out.tally)
-            sorted_out = ((one.item, one) for one in prompts.left_out)
-            for seed, row in heapq.merge(rated, sorted_out, key=lambda found: found[0].position):
+            aside = ((one.item, one) for one in prompts.left_out)
+            for seed, row in heapq.merge(rated, aside, key=lambda found: found[0].position):
                 kept = isinstance(row, FeedbackRow)
                 if isinstance(row, FeedbackRow):
                     out.kept += staging.write_rows(seed.split, [row])
