@@ -66,6 +66,12 @@ def row_seed(seed: int, *identity: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
+def completion_id(model: str, draw: int, text: str) -> str:
+    """What a rating is bound to: sha256 of model, draw and text, so equal texts of two models are two completions."""
+    body = json.dumps([model, draw, text], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _ends_with_user(messages: Sequence[Message]) -> None:
     if not messages or messages[-1].role != "user":
         raise ValueError("a prompt must end with a user message")

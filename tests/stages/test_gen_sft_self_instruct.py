@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_shop import made
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.step import StepResult, Work
+from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.asking.seeds import seed_tasks
 from zephyrctl.asking.shards import Shard
@@ -40,11 +41,6 @@ def config(**settings: Any) -> GenSftConfig:
 
 def work_at(folder: Path, **more: Any) -> Work:
     return Work(Store.open(folder / "artifacts"), Recorder(), **more)
-
-
-def made(result: StepResult) -> Artifact:
-    assert result.artifact is not None
-    return result.artifact
 
 
 def rows_of(artifact: Artifact) -> list[tuple[str, SftRow]]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_shop import calls, extra, made, rows_of, work_at
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.step import StepResult, Work
+from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.asking import errand
 from zephyrctl.asking.shards import Shard
 from zephyrctl.errors import RefNotFound, StageRejected
 from zephyrctl.events import Recorder, Table
-from zephyrctl.project import Project
 from zephyrctl.records import SftRow, prompt_id, split_of
 from zephyrctl.sandbox import world
 from zephyrctl.stages.gen_sft.config import GenSftConfig
@@ -32,33 +32,8 @@ def teacher() -> Iterator[LoopbackTeacher]:
         yield server
 
 
-def work_at(folder: Path, teacher: LoopbackTeacher | None = None, **more: Any) -> Work:
-    endpoints = {}
-    if teacher is not None:
-        endpoints = {"box": {"base_url": teacher.openai_url, "price": {"in": 0.01, "out": 0.01}}}
-    project = Project.model_validate({"endpoints": endpoints})
-    return Work(Store.open(folder / "artifacts"), Recorder(), project=project, **more)
-
-
 def config(**settings: Any) -> GenSftConfig:
     return GenSftConfig.model_validate({"teacher": "sandbox", "method": "ultrachat", **settings})
-
-
-def made(result: StepResult) -> Artifact:
-    assert result.artifact is not None
-    return result.artifact
-
-
-def rows_of(artifact: Artifact) -> list[SftRow]:
-    return [row for _, _, row in artifact.rows() if isinstance(row, SftRow)]
-
-
-def calls(artifact: Artifact) -> int:
-    return sum(t["calls"] for t in artifact.manifest.teachers)
-
-
-def extra(artifact: Artifact, name: str) -> Any:
-    return (artifact.manifest.model_extra or {})[name]
 
 
 def check_counts(artifact: Artifact) -> None:

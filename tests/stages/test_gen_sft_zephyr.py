@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sft_shop import calls, extra, made, rows_of, work_at
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.step import StepResult, Work
+from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.asking.seeds import seed_tasks
 from zephyrctl.asking.shards import Shard
 from zephyrctl.errors import UsageError
 from zephyrctl.events import Recorder, Table
-from zephyrctl.project import Project
-from zephyrctl.records import Message, SftRow, prompt_id
+from zephyrctl.records import Message, prompt_id
 from zephyrctl.stages.gen_sft.config import GenSftConfig
 from zephyrctl.stages.gen_sft.merge import merge
 from zephyrctl.stages.gen_sft.run import run
@@ -32,43 +32,14 @@ def teacher() -> Iterator[LoopbackTeacher]:
         yield server
 
 
-def work_at(folder: Path, teacher: LoopbackTeacher | None = None, **more: Any) -> Work:
-    endpoints = {}
-    if teacher is not None:
-        endpoints = {"box": {"base_url": teacher.openai_url, "price": {"in": 0.01, "out": 0.01}}}
-    return Work(
-        Store.open(folder / "artifacts"),
-        Recorder(),
-        project=Project.model_validate({"endpoints": endpoints}),
-        **more,
-    )
-
-
 def config(**settings: Any) -> GenSftConfig:
     return GenSftConfig.model_validate({"teacher": "sandbox", **settings})
-
-
-def made(result: StepResult) -> Artifact:
-    assert result.artifact is not None
-    return result.artifact
-
-
-def rows_of(artifact: Artifact) -> list[SftRow]:
-    return [row for _, _, row in artifact.rows() if isinstance(row, SftRow)]
-
-
-def calls(artifact: Artifact) -> int:
-    return sum(t["calls"] for t in artifact.manifest.teachers)
 
 
 def told(work: Work) -> Recorder:
     outside = work.emit.outside  # type: ignore[attr-defined]
     assert isinstance(outside, Recorder)
     return outside
-
-
-def extra(artifact: Artifact, name: str) -> Any:
-    return (artifact.manifest.model_extra or {})[name]
 
 
 def check_counts(artifact: Artifact, rounds: int, turned_away: int = 0) -> None:

@@ -7,14 +7,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from zephyrctl.artifacts.artifact import Artifact
+from zephyrctl.artifacts.behind import names_version, unchanged
 from zephyrctl.artifacts.manifest import InputRef, Manifest
-from zephyrctl.artifacts.ref import looks_like_ref, parse_ref
 from zephyrctl.artifacts.store import Store
-from zephyrctl.errors import IntegrityError, RefNotFound
 
 Section = tuple[str, list[str]]
-_ROWS = ("prompts", "sft", "feedback", "prefs")
+TOLD = ("prompts", "sft", "feedback", "prefs")
+"""The kinds whose cards tell what stands behind them."""
 
 
 def ancestors(store: Store, inputs: Sequence[InputRef]) -> list[tuple[str, Manifest]]:
@@ -23,28 +22,20 @@ def ancestors(store: Store, inputs: Sequence[InputRef]) -> list[tuple[str, Manif
     waiting = list(inputs)
     while waiting:
         item = waiting.pop(0)
-        if item.ref in found or not looks_like_ref(item.ref) or parse_ref(item.ref).version is None:
+        if item.ref in found or not names_version(item):
             continue
-        artifact = _same(store, item)
+        artifact = unchanged(store, item)
         if artifact is not None:
             found[item.ref] = artifact.manifest
             waiting += artifact.manifest.inputs
     return list(found.items())
 
 
-def _same(store: Store, item: InputRef) -> Artifact | None:
-    try:
-        artifact = store.resolve(item.ref)
-    except (RefNotFound, IntegrityError):
-        return None
-    return artifact if artifact.digest == item.digest else None
-
-
 def sections(manifest: Manifest, behind: Sequence[tuple[str, Manifest]]) -> list[Section]:
     """The sections of the card of rows: a title and its points; empty ones are left out."""
-    if manifest.kind not in _ROWS:
+    if manifest.kind not in TOLD:
         return []
-    every = [("this version", manifest), *(found for found in behind if found[1].kind in _ROWS)]
+    every = [("this version", manifest), *(found for found in behind if found[1].kind in TOLD)]
     found = [
         ("Terms of the teachers", _terms(every)),
         ("Judge", list(_judge(every))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zephyrctl.artifacts.artifact import Artifact
+from zephyrctl.artifacts.manifest import InputRef
 from zephyrctl.artifacts.ref import looks_like_ref, parse_ref
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import IntegrityError, RefNotFound
@@ -35,10 +36,10 @@ def steps_behind(store: Store, ref: str) -> Behind:
             if key not in behind.step_keys:
                 behind.step_keys.append(key)
         for item in manifest.inputs:
-            if item.ref in seen or not looks_like_ref(item.ref) or parse_ref(item.ref).version is None:
+            if item.ref in seen or not names_version(item):
                 continue
             seen.add(item.ref)
-            found = _input(store, item.ref, item.digest)
+            found = unchanged(store, item)
             if found is None:
                 behind.lost.append(item.ref)
             else:
@@ -46,9 +47,15 @@ def steps_behind(store: Store, ref: str) -> Behind:
     return behind
 
 
-def _input(store: Store, ref: str, digest: str) -> Artifact | None:
+def names_version(item: InputRef) -> bool:
+    """Whether an input is a version of a store, and nothing from outside."""
+    return looks_like_ref(item.ref) and parse_ref(item.ref).version is not None
+
+
+def unchanged(store: Store, item: InputRef) -> Artifact | None:
+    """The version that an input names, or None where it is gone, damaged, or has another content now."""
     try:
-        artifact = store.resolve(ref)
+        artifact = store.resolve(item.ref)
     except (RefNotFound, IntegrityError):
         return None
-    return artifact if artifact.digest == digest else None
+    return artifact if artifact.digest == item.digest else None

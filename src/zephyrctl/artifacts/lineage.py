@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zephyrctl.artifacts.artifact import Artifact
+from zephyrctl.artifacts.behind import names_version
 from zephyrctl.artifacts.manifest import InputRef
-from zephyrctl.artifacts.ref import looks_like_ref, parse_ref
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import IntegrityError, RefNotFound
 
@@ -72,7 +72,7 @@ def _of(store: Store, artifact: Artifact, role: str, seen: set[str]) -> Node:
 
 def _input(store: Store, item: InputRef, seen: set[str]) -> Node:
     node = Node(item.ref, item.digest, item.kind, item.role, state="outside")
-    if not looks_like_ref(item.ref) or parse_ref(item.ref).version is None:
+    if not names_version(item):
         return node
     try:
         artifact = store.resolve(item.ref)

@@ -6,7 +6,6 @@ column `source` is kept, and a text in `system` or `system_prompt` becomes the s
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from zephyrctl.artifacts.shapes_messages import (
     type_of,
     with_system,
 )
-from zephyrctl.config import canonical
 from zephyrctl.records import (
     Completion,
     FeedbackRow,
@@ -34,6 +32,7 @@ from zephyrctl.records import (
     PromptRow,
     Record,
     SftRow,
+    completion_id,
     prompt_id,
 )
 
@@ -174,7 +173,7 @@ def completions_row(row: Row) -> Record:
         draw = draws[model]
         draws[model] += 1
         completions.append(
-            Completion(completion_id=_completion_id(model, draw, text), model=model, text=text, draw=draw)
+            Completion(completion_id=completion_id(model, draw, text), model=model, text=text, draw=draw)
         )
     return FeedbackRow(
         prompt_id=prompt_id(asked), prompt=asked, completions=completions, judge="", source=_source(row)
@@ -198,10 +197,6 @@ def _completion(item: Any, place: str, row: Row) -> tuple[str, str]:
             'write {"model": …, "text": …}, or add a column `model` for all completions of the row'
         )
     return model, text
-
-
-def _completion_id(model: str, draw: int, text: str) -> str:
-    return hashlib.sha256(canonical([model, draw, text]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _dialogue(row: Row) -> list[Message]:

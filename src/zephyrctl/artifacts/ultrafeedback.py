@@ -15,15 +15,13 @@ Completions may be absent or empty: they are kept with an empty text, so that wh
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zephyrctl.config import canonical
-from zephyrctl.records import Completion, FeedbackRow, Message, Rating, prompt_id
+from zephyrctl.records import Completion, FeedbackRow, Message, Rating, completion_id, prompt_id
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 JUDGE = "gpt-4"
@@ -95,9 +93,8 @@ def _completion(item: Mapping[str, Any], model: str, draw: int) -> Completion:
     overall, done = mend_overall(_between(item.get("overall_score"), 1, 10), _fine_grained(item, ratings))
     if done is not None:
         ratings.append(Rating(aspect=OVERALL, value=None, reason=done))
-    identity = canonical([model, draw, text]).encode("utf-8", "surrogatepass")
     return Completion(
-        completion_id=hashlib.sha256(identity).hexdigest(),
+        completion_id=completion_id(model, draw, text),
         model=model,
         text=text,
         finish_reason="stop" if text.strip() else "empty",

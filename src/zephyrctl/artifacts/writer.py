@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from zephyrctl.artifacts import durable, table
 from zephyrctl.artifacts import manifest as manifests
 from zephyrctl.artifacts.artifact import SPLITS, Artifact
-from zephyrctl.artifacts.background import ancestors
+from zephyrctl.artifacts.background import TOLD, ancestors
 from zephyrctl.artifacts.card import card
 from zephyrctl.artifacts.digests import hash_file
 from zephyrctl.artifacts.links import link_model
@@ -204,11 +204,8 @@ class Staging:
         with durable.faults(self.path):
             entries = self._finish_files()
             made = self._manifest(entries)
-            entries.append(
-                self._add(
-                    "README.md", card(made, ancestors(self.frame.store, self.frame.inputs)).encode("utf-8")
-                )
-            )
+            behind = ancestors(self.frame.store, self.frame.inputs) if self.kind in TOLD else []
+            entries.append(self._add("README.md", card(made, behind).encode("utf-8")))
             if told := _read(self.log.path):
                 entries.append(self._add("log.jsonl", told))
             made.files = sorted(entries, key=lambda e: e.path)

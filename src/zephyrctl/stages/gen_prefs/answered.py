@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,8 +78,3 @@ def reject(item: Seed, reason: str, detail: str) -> dict[str, str]:
     """A prompt that gives no row, as the store keeps it."""
     row = {"prompt_id": item.row.prompt_id, "prompt": [m.model_dump() for m in item.row.prompt]}
     return {"where": item.where, "reason": reason, "detail": detail, "row": canonical(row)}
-
-
-def completion_id(model: str, draw: int, text: str) -> str:
-    """sha256 of model, draw and text: equal texts of two models are two completions."""
-    return hashlib.sha256(canonical([model, draw, text]).encode("utf-8", "surrogatepass")).hexdigest()

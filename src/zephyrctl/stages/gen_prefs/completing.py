@@ -11,8 +11,8 @@ from zephyrctl.asking.estimate import Range, size, text_tokens
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.asking.seats import Seat, trouble
 from zephyrctl.providers.base import Answer, AnyProvider, Ask, Failure, Sampling
-from zephyrctl.records import Completion, Message, row_seed
-from zephyrctl.stages.gen_prefs.answered import Answered, AskAll, completion_id
+from zephyrctl.records import Completion, Message, completion_id, row_seed
+from zephyrctl.stages.gen_prefs.answered import Answered, AskAll
 from zephyrctl.stages.gen_prefs.pooling import Member, chosen, members_of
 from zephyrctl.stages.gen_prefs.principles import Principles, with_principle
 

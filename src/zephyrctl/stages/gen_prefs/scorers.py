@@ -5,6 +5,7 @@ Both give one number to each completion (`overall`), on a scale of their own: on
 
 from __future__ import annotations
 
+import abc
 import inspect
 import math
 import threading
@@ -57,7 +58,7 @@ def open_scorer(text: str, work: Work) -> Rater:
     return RewardRater(name, model)
 
 
-class _Scorer:
+class _Scorer(abc.ABC):
     """What the raters that compute here have in common: nothing is asked, so nothing is sketched or paid."""
 
     label: str
@@ -67,8 +68,8 @@ class _Scorer:
         """Nobody."""
         return []
 
-    def draw(self, sketch: Sketch, prompts: int, asked: Range, texts: Range, pool: int) -> None:
-        """Adds no calls."""
+    def draw(self, sketch: Sketch, prompts: int, asked: Range, texts: Range, pool: int) -> None:  # noqa: B027
+        """Adds no calls: there are none, whatever the scorer."""
 
     def rate(self, answered: Sequence[Answered], ask: AskAll, tally: Tally) -> list[list[Completion] | None]:
         """The completions with their score in `overall`; None there = not scored, counted with its reason."""
@@ -82,9 +83,9 @@ class _Scorer:
             )
         return made
 
+    @abc.abstractmethod
     def scores(self, answered: Answered) -> list[Parsed]:
         """One score for each completion of a prompt."""
-        raise NotImplementedError
 
 
 class RewardRater(_Scorer):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zephyrctl.artifacts.manifest import InputRef
+from zephyrctl.artifacts.artifact import Artifact
+from zephyrctl.artifacts.parts import Part, parts_of
 from zephyrctl.artifacts.step import Work
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.benchmarks.decontamination import REASON
@@ -61,13 +62,16 @@ def open_screen(config: GenSftConfig, work: Work, world: str) -> Screen:
     return _screen(config, work, compared=compares(world, config))
 
 
-def reopened(
-    config: GenSftConfig, work: Work, inputs: Sequence[InputRef], extra: Mapping[str, Any]
-) -> Screen:
-    """The screen that a part of a sharded step had, whose manifest says `inputs` and `extra`.
+def parts_and_screen(artifacts: Sequence[Artifact], work: Work) -> tuple[list[Part], GenSftConfig, Screen]:
+    """The parts of a step that was cut up, the settings of the whole, and the screen that the parts had.
 
-    Raises UsageError when suites, lists or tokenizer are not the ones that the part had.
+    Raises UsageError when parts are missing, there twice, of different steps, or made with another content of a suite,
+    a filter's list or the tokenizer; IntegrityError.
     """
+    parts, config = parts_of(artifacts, GenSftConfig)
+    assert isinstance(config, GenSftConfig)
+    first = parts[0].artifact.manifest
+    inputs, extra = first.inputs, first.model_extra or {}
     screen = _screen(config, work, compared=SUITES in extra)
     here = screen.inputs()
     roles = {_SUITE, *(item.role for item in here)}
@@ -79,7 +83,7 @@ def reopened(
             f"the parts were made with another content of: {named}",
             hint="merge where the suites, lists and the tokenizer are those that the parts were made with",
         )
-    return screen
+    return parts, config, screen
 
 
 def _screen(config: GenSftConfig, work: Work, *, compared: bool) -> Screen:

@@ -11,16 +11,15 @@ from itertools import islice
 from typing import Any
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts, parts_of
+from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts
 from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.artifacts.writer import Staging
 from zephyrctl.asking.ending import close_partial
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.records import Message, PromptRow
 from zephyrctl.stages.gen_sft.chains import Chain, Dialogue, Reject, Round
-from zephyrctl.stages.gen_sft.config import GenSftConfig
 from zephyrctl.stages.gen_sft.rounds import tell_rounds
-from zephyrctl.stages.gen_sft.screen import reopened
+from zephyrctl.stages.gen_sft.screen import parts_and_screen
 from zephyrctl.stages.gen_sft.sieve import Sieve
 
 
@@ -62,10 +61,7 @@ def merge(
     Raises UsageError when parts are missing, there twice, of different steps, or made with another content of a
     suite or a filter's list; IntegrityError.
     """
-    parts, config = parts_of(artifacts, GenSftConfig)
-    assert isinstance(config, GenSftConfig)
-    first = parts[0].artifact.manifest
-    screen = reopened(config, work, first.inputs, first.model_extra or {})
+    parts, config, screen = parts_and_screen(artifacts, work)
 
     def fill(staging: Staging, parts: Sequence[Part]) -> None:
         head = parts[0]

@@ -9,8 +9,16 @@ import pytest
 from zephyrctl.artifacts.adopt import open_source
 from zephyrctl.artifacts.store import Store
 from zephyrctl.asking.sketch import Sketch
-from zephyrctl.records import Completion, FeedbackRow, Message, Rating, SecondOpinion, prompt_id, split_of
-from zephyrctl.stages.gen_prefs.answered import completion_id
+from zephyrctl.records import (
+    Completion,
+    FeedbackRow,
+    Message,
+    Rating,
+    SecondOpinion,
+    completion_id,
+    prompt_id,
+    split_of,
+)
 from zephyrctl.stages.gen_prefs.existing import Existing, GivenPrompts
 
 

@@ -17,8 +17,8 @@ from zephyrctl.modelspec import parse_model
 from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
 from zephyrctl.providers.hosted.capabilities import SERVER, Accepts
 from zephyrctl.quote import read_blocks
-from zephyrctl.records import Completion, Message, PromptRow, prompt_id
-from zephyrctl.stages.gen_prefs.answered import Answered, completion_id
+from zephyrctl.records import Completion, Message, PromptRow, completion_id, prompt_id
+from zephyrctl.stages.gen_prefs.answered import Answered
 from zephyrctl.stages.gen_prefs.judging import JudgeRater, Judging
 from zephyrctl.stages.gen_prefs.tally import Tally
 

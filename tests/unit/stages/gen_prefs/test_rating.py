@@ -19,8 +19,8 @@ from zephyrctl.asking.sketch import Sketch
 from zephyrctl.judges.base import Parsed
 from zephyrctl.modelspec import parse_model
 from zephyrctl.providers.base import UNPAID, Answer, AnyProvider, Ask, Failure
-from zephyrctl.records import Completion, FeedbackRow, Message, PromptRow, prompt_id
-from zephyrctl.stages.gen_prefs.answered import Answered, AskAll, Outcome, TooFew, Unfinished, completion_id
+from zephyrctl.records import Completion, FeedbackRow, Message, PromptRow, completion_id, prompt_id
+from zephyrctl.stages.gen_prefs.answered import Answered, AskAll, Outcome, TooFew, Unfinished
 from zephyrctl.stages.gen_prefs.completing import Answering, Pool
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.rating import rate_chunk

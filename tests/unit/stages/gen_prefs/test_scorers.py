@@ -19,9 +19,9 @@ from zephyrctl.asking.prompts import Seed, from_sandbox
 from zephyrctl.asking.sketch import Sketch
 from zephyrctl.errors import EnvironmentFault, RefNotFound, StageRejected, UsageError
 from zephyrctl.events import Recorder
-from zephyrctl.records import Completion, Message, PromptRow, prompt_id
+from zephyrctl.records import Completion, Message, PromptRow, completion_id, prompt_id
 from zephyrctl.sandbox import world
-from zephyrctl.stages.gen_prefs.answered import Answered, completion_id
+from zephyrctl.stages.gen_prefs.answered import Answered
 from zephyrctl.stages.gen_prefs.rating import Rater
 from zephyrctl.stages.gen_prefs.reward_model import load_reward_model
 from zephyrctl.stages.gen_prefs.scorers import open_scorer, read_score

@@ -29,8 +29,8 @@ from zephyrctl.project import Project
 from zephyrctl.providers.base import UNPAID, Answer, Ask, Failure
 from zephyrctl.providers.site import Site
 from zephyrctl.quote import read_blocks
-from zephyrctl.records import Completion, FeedbackRow, Message, PromptRow, Rating, prompt_id
-from zephyrctl.stages.gen_prefs.answered import Answered, completion_id
+from zephyrctl.records import Completion, FeedbackRow, Message, PromptRow, Rating, completion_id, prompt_id
+from zephyrctl.stages.gen_prefs.answered import Answered
 from zephyrctl.stages.gen_prefs.config import GenPrefsConfig
 from zephyrctl.stages.gen_prefs.judgements import Judging
 from zephyrctl.stages.gen_prefs.judging import JudgeRater

@@ -11,14 +11,13 @@ from itertools import islice
 from typing import Any
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts, parts_of
+from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts
 from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.artifacts.writer import Staging
 from zephyrctl.asking.ending import close_partial
 from zephyrctl.asking.prompts import Seed
 from zephyrctl.records import PromptRow
-from zephyrctl.stages.gen_sft.config import GenSftConfig
-from zephyrctl.stages.gen_sft.screen import reopened
+from zephyrctl.stages.gen_sft.screen import parts_and_screen
 from zephyrctl.stages.gen_sft.self_instruct.harvest import Harvest
 from zephyrctl.stages.gen_sft.self_instruct.islands import Island, Reject, Task
 
@@ -73,10 +72,8 @@ def merge(
     Raises UsageError when parts are missing, there twice, of different steps, or made with other suites or filters;
     IntegrityError.
     """
-    parts, config = parts_of(artifacts, GenSftConfig)
-    assert isinstance(config, GenSftConfig)
+    parts, config, screen = parts_and_screen(artifacts, work)
     manifest = parts[0].artifact.manifest
-    screen = reopened(config, work, manifest.inputs, manifest.model_extra or {})
 
     def fill(staging: Staging, parts: Sequence[Part]) -> None:
         first = parts[0]

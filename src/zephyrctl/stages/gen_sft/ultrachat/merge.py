@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zephyrctl.artifacts.artifact import Artifact
-from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts, parts_of
+from zephyrctl.artifacts.parts import Part, any_partial, interleaved, merge_parts
 from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.artifacts.writer import Staging
 from zephyrctl.asking.ending import close_partial
 from zephyrctl.records import Message
-from zephyrctl.stages.gen_sft.config import GenSftConfig
-from zephyrctl.stages.gen_sft.screen import reopened
+from zephyrctl.stages.gen_sft.screen import parts_and_screen
 from zephyrctl.stages.gen_sft.ultrachat.gathering import Gathering
 from zephyrctl.stages.gen_sft.ultrachat.plan import Slot
 from zephyrctl.stages.gen_sft.ultrachat.talking import Talk
@@ -55,10 +54,7 @@ def merge(
     Raises UsageError when parts are missing, there twice, of different steps, or made with another content of a
     suite or a filter's list; IntegrityError.
     """
-    parts, config = parts_of(artifacts, GenSftConfig)
-    assert isinstance(config, GenSftConfig)
-    first = parts[0].artifact.manifest
-    screen = reopened(config, work, first.inputs, first.model_extra or {})
+    parts, config, screen = parts_and_screen(artifacts, work)
 
     def fill(staging: Staging, parts: Sequence[Part]) -> None:
         gathering = Gathering(parts[0].about, test_fraction=config.test_fraction, screen=screen)
