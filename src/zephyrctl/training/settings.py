@@ -6,10 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from zephyrctl.chat.rules import TokenRules
 from zephyrctl.config import StageConfig, reads, runtime
 from zephyrctl.errors import UsageError
 
 _TINY = 50_000_000
+
+Engine = Literal["auto", "single", "ddp", "fsdp2", "zero2", "zero3"]
+Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
 class TrainingConfig(StageConfig):
@@ -31,9 +35,12 @@ class TrainingConfig(StageConfig):
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the optimiser steps in which the learning rate rises from 0."""
     batch_size: int = Field(32, ge=1)
-    """Rows per optimiser step, whatever `micro_batch` is."""
+    """Rows per optimiser step over all processes, whatever `micro_batch` and `num_processes` are."""
     max_length: int = Field(1024, ge=8)
     """Tokens a sequence may have; longer ones are cut, and counted."""
+    optimizer: Literal["adamw", "rmsprop", "paged_adamw_32bit"] = "adamw"
+    """adamw: torch's. rmsprop: as the first public recipe had. paged_adamw_32bit: bitsandbytes', states can leave the
+    GPU."""
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's weight decay."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -46,20 +53,67 @@ class TrainingConfig(StageConfig):
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """bf16: float32 master weights, bfloat16 autocast, saved in bfloat16. fp32: float32 throughout."""
+    chat_template: str | None = reads(None)
+    """The chat template to use whatever the model brings: a name that ships (`zephyr`), or a .jinja file. Without it a
+    base model gets `default_template`, a chat model keeps its own."""
+    default_template: str = "zephyr"
+    """The template of a model that has none."""
+    template_date: str | None = None
+    """The day (YYYY-MM-DD) that templates which state today's date are given; None refuses such a template's guess and
+    takes the fixed day that the template itself names, or 2024-07-26."""
     system: str | None = None
     """The system turn that dialogues without one are given, in training and in the saved chat template
     (empty text: an empty system turn). None leaves the template of the model it starts from as it is."""
+    bos: bool = False
+    """Put the beginning-of-sequence token before the first token, where the template does not."""
     test_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the prompts held out, by their hash, from data that comes without splits."""
     keep_epochs: bool = False
     """Keep a model per epoch, as `<name>.epoch<k>`."""
+    lora: bool = False
+    """Train low-rank adapters on all linear layers instead of the weights; the artifact holds the merged model, and the
+    adapter beside it."""
+    lora_r: int = Field(16, ge=1)
+    """Rank of the adapters."""
+    lora_alpha: float = Field(16, gt=0)
+    """Their scale is alpha / rank."""
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout before the adapters, in training."""
+    lora_targets: list[str] = Field(default_factory=list)
+    """Names of the modules that get adapters; none named: every linear layer but the output head."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4: the frozen weights are held in 4 bits (QLoRA; needs lora and the `qlora` extra)."""
+    max_dropped: float = runtime(0.05, ge=0, le=1)
+    """Share of the training rows that may be dropped (unrenderable, too long); beyond it the stage stops."""
     micro_batch: int | None = runtime(None, ge=1)
-    """Rows per forward pass; gradients are accumulated to `batch_size`. Without it 8, or 32 for a tiny
-    model."""
+    """Rows per forward pass of one process; gradients are accumulated to `batch_size`. Without it chosen from the
+    model's size and the memory."""
     save_steps: int | None = runtime(None, ge=1)
     """Save a checkpoint every so many steps; without it about once a minute."""
+    engine: Engine = runtime("auto")
+    """How processes share the work: single; ddp; fsdp2; zero2, zero3 (DeepSpeed). auto: single for one process, else
+    what fits: ddp, or zero3 (fsdp2 without DeepSpeed)."""
+    offload: bool = runtime(False)
+    """ZeRO keeps the optimiser's states (zero3: weights too) in the CPU's memory."""
+    num_processes: int | None = runtime(None, ge=1)
+    """Processes over all machines; without it one per visible GPU, or one."""
+    num_machines: int = runtime(1, ge=1)
+    """Machines that run the same command, all with the same store."""
+    machine_rank: int = runtime(0, ge=0)
+    """This machine's number; machine 0 writes the artifact."""
+    rendezvous: str | None = runtime(None)
+    """`host:port` of machine 0, where the processes meet."""
+    attn: Literal["auto", "flash", "sdpa", "eager"] = runtime("auto")
+    """Attention: auto takes FlashAttention where it is installed and a GPU is there, else sdpa."""
+    recompute: Literal["auto", "on", "off"] = runtime("auto")
+    """Recompute activations in the backward pass (less memory, a third more arithmetic); auto: on where the estimate
+    says that it does not fit otherwise."""
+    report_to: list[Tracker] = runtime([])
+    """Trackers that get the metrics while they are made."""
+    verify_resume: int = runtime(0, ge=0)
+    """On resuming, first replay up to so many steps before the newest checkpoint and compare."""
 
-    @field_validator("data", mode="before")
+    @field_validator("data", "report_to", "lora_targets", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -68,7 +122,17 @@ class TrainingConfig(StageConfig):
     def _check(self) -> TrainingConfig:
         if self.out is not None and not self.out.strip():
             raise ValueError("`out` is empty")
+        if self.quantize != "none" and not self.lora:
+            raise ValueError("`quantize` needs `lora`: weights held in 4 bits cannot be trained themselves")
+        if self.num_machines > 1 and not self.rendezvous:
+            raise ValueError("several machines need `rendezvous` (host:port of machine 0)")
+        if self.machine_rank >= self.num_machines:
+            raise ValueError("`machine_rank` counts from 0 and must be less than `num_machines`")
         return self
+
+    def rules(self) -> TokenRules:
+        """What the settings say about tokens beyond the chat template."""
+        return TokenRules(bos=self.bos)
 
     def length_label(self) -> str:
         """`e3` for three epochs, `s200` for 200 steps: the tail of the default name."""

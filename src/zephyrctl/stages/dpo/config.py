@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from zephyrctl.chat.rules import Close, TokenRules
+from zephyrctl.config import runtime
 from zephyrctl.training.settings import TrainingConfig
 
 
@@ -22,7 +24,32 @@ class DpoConfig(TrainingConfig):
     """Shape of the learning rate after the warm-up."""
     beta: float = Field(0.1, gt=0)
     """How strongly the policy is held to the reference."""
-    loss: Literal["sigmoid"] = "sigmoid"
-    """The preference loss; sigmoid is DPO's own."""
+    loss: list[str] = Field(default_factory=lambda: ["sigmoid"])
+    """Preference losses by name or path (`./my.py:fn`); several are added with `loss_weights`."""
+    loss_weights: list[float] = Field(default_factory=list)
+    """A weight for each loss; none given: 1 each."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """The share of pairs taken to be the wrong way round (sigmoid: cDPO; robust: its own correction)."""
+    simpo_gamma: float = Field(0.5, ge=0)
+    """simpo: the margin that the length-normalised rewards should have, as a share of beta (gamma / beta)."""
+    nll_weight: float = Field(0.0, ge=0)
+    """Adds so much times the mean negative log-probability of the chosen answers' tokens."""
+    length_normalised: bool = False
+    """Log-probabilities are divided by the answer's number of tokens before the loss."""
     max_prompt_length: int = Field(512, ge=1)
     """Tokens that a prompt keeps, its last ones, where prompt and answer exceed `max_length`."""
+    close: Close = "eos"
+    """How an answer ends: the end-of-sequence token; all that the template puts behind it; that and one more."""
+    header_in_answer: bool = False
+    """The opening of the assistant turn belongs to the answer and bears loss."""
+    verify_ref: int = runtime(0, ge=0)
+    """Recompute the reference's log-probabilities of so many pairs and stop where they differ from the stored ones."""
+
+    @field_validator("loss", "loss_weights", mode="before")
+    @classmethod
+    def _one_or_many_losses(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | float | int) else value
+
+    def rules(self) -> TokenRules:
+        """What the settings say about tokens beyond the chat template."""
+        return TokenRules(bos=self.bos, close=self.close, header_in_answer=self.header_in_answer)

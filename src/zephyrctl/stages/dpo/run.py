@@ -25,6 +25,6 @@ def run(config: DpoConfig, work: Work) -> StepResult:
             pair_tokens, max_length=config.max_length, max_prompt_length=config.max_prompt_length
         ),
         beta=config.beta,
-        loss=config.loss,
+        loss=config.loss[0],
     )
     return train(config, work, method)

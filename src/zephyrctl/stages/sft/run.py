@@ -23,6 +23,6 @@ def run(config: SftConfig, work: Work) -> StepResult:
         default_data="sft-data",
         made_by="gen-sft",
         to_tokens=partial(sft_tokens, max_length=config.max_length),
-        pack=partial(pack_rows, capacity=config.max_length) if config.packing else None,
+        pack=partial(pack_rows, capacity=config.max_length) if config.packing != "none" else None,
     )
     return train(config, work, method)

@@ -1,0 +1,1 @@
+"""Preference losses: log-probabilities in, losses and metrics out. Pure functions."""
