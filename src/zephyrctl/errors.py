@@ -16,6 +16,7 @@
     │   └── NotFinite                    9      not_finite     a loss that is NaN or infinite
     ├── TryAgain                        75      try_again      the same command can succeed later
     │   ├── Locked                      75      locked         another process works on this step
+    │   ├── Preempted                   75      preempted      asked to make room; a checkpoint is saved
     │   └── ProviderDown                75      provider       network, rate limit, server errors
     └── Interrupted              129/130/143    interrupted
 
@@ -144,6 +145,12 @@ class TryAgain(ZephyrError):
 
 class Locked(TryAgain):
     kind = "locked"
+
+
+class Preempted(TryAgain):
+    """A signal of a batch system asked the run to stop, and what was done is saved."""
+
+    kind = "preempted"
 
 
 class ProviderDown(TryAgain):

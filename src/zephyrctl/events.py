@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,30 @@ class Table(Event):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+class Segment(NamedTuple):
+    """Tokens that stand together and are treated alike."""
+
+    text: str
+    bears_loss: bool
+    tokens: int
+    """How many tokens the text is."""
+    special: bool = False
+    """Special tokens, spelled out."""
+    cut: bool = False
+    """Cut away: the model never sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview(Event):
+    """One row as it will be trained on. A preference has its prompt in the segments of both sides."""
+
+    where: str
+    sides: tuple[tuple[str, tuple[Segment, ...]], ...]
+    """(name, segments): `dialogue`; or `chosen` and `rejected`."""
+    dropped: str = ""
+    """Why the row is left out; empty where it is trained on."""
 
 
 Emit = Callable[[Event], None]

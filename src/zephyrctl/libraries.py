@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-_LOGGERS = ("transformers", "trl", "datasets", "accelerate", "torch", "huggingface_hub", "peft")
+_LOGGERS = (
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "torch",
+    "huggingface_hub",
+    "peft",
+    "bitsandbytes",
+)
 TINY = 20_000_000
 _threads: dict[str, int] = {}
 
@@ -37,11 +48,30 @@ def fit_threads(parameters: int) -> None:
         torch.set_num_threads(1 if parameters < TINY else own)
 
 
+def _keep_off_stdout() -> None:
+    """Takes what DeepSpeed logs off stdout, which carries results only: errors go to stderr, the rest nowhere.
+
+    Its logger is set up while it is imported; a filter put there before stays.
+    """
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logger = logging.getLogger("DeepSpeed")
+    if _errors_to_stderr not in logger.filters:
+        logger.addFilter(_errors_to_stderr)
+
+
+def _errors_to_stderr(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.ERROR:
+        sys.stderr.write(record.getMessage() + "\n")
+    return False
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences transformers, TRL, datasets and accelerate for the time of the block; warnings too."""
     yield_cores()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    _keep_off_stdout()
     from datasets.utils import logging as datasets_logging
     from transformers.utils import logging as transformers_logging
 

@@ -237,8 +237,20 @@ class Verdict(Record):
     reason: str | None = None
 
 
+class PairLogprobsRow(Record):
+    """What a model says of one preference pair: log-probabilities of both answers given the prompt, in nats, summed."""
+
+    pair: str
+    """sha256 of the token ids of prompt, chosen and rejected answer: 64 hex digits."""
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+
 ROW_TYPES: dict[str, type[Record]] = {
     "prompts": PromptRow, "sft": SftRow, "feedback": FeedbackRow, "prefs": PreferenceRow, "eval": Verdict,
+    "logprobs": PairLogprobsRow,
 }  # fmt: skip
 
 

@@ -14,7 +14,9 @@ COMMON = {"--store", "--json", "--quiet", "-q", "--debug", "--no-color", "--help
 STAGE = COMMON | {"--seed", "--out", "--edition", "--config", "--set", "--note", "--dry-run", "--again"}
 TRAINING = {
     "--init", "--data", "--epochs", "--max-steps", "--lr", "--batch-size", "--max-length",
-    "--keep-epochs", "--no-keep-epochs",
+    "--keep-epochs", "--no-keep-epochs", "--chat-template", "--lora", "--max-dropped", "--engine", "--num-processes",
+    "--num-machines", "--machine-rank", "--rendezvous", "--attn", "--report-to", "--verify-resume", "--preview",
+    "--lengths", "--for-hardware", "--offline-dir", "--print-command",
 }  # fmt: skip
 WHOLE = STAGE | {"--concurrency", "--max-usd", "--yes", "-y", "--price", "--mode"}
 ASKING = WHOLE | {"--pilot", "--shard", "--accept-partial"}
@@ -37,7 +39,7 @@ FLAGS: dict[str, set[str]] = {
     | {"--teacher", "--pool", "--prompts", "--rows", "--n", "--members", "--principles", "--completions"}
     | {"--judge-mode", "--scorer", "--second-judge", "--when", "--filter", "--tokenizer"},
     "binarize": STAGE | {"--feedback", "--score", "--rejected", "--ties", "--drop"},
-    "dpo": STAGE | TRAINING | {"--beta"},
+    "dpo": STAGE | TRAINING | {"--beta", "--loss", "--verify-ref"},
     "eval": WHOLE | {"--model", "--judge", "--rows"},
     "import": COMMON
     | {"--as", "--out", "--note", "--on-bad-row", "--filter", "--tokenizer", "--suites", "--contaminated"}
@@ -63,6 +65,30 @@ FLAGS: dict[str, set[str]] = {
     "ledger batch import": COMMON | {"--price"},
     "artifacts tag": COMMON | {"--delete"},
     "artifacts rm": COMMON | {"--yes"},
+    "edition ls": COMMON,
+    "edition show": COMMON,
+    "edition diff": COMMON | {"--data", "--tokenizer", "--rows"},
+    "chat": COMMON | {"--prompt", "--rows", "--system", "--max-tokens", "--temperature", "--top-p", "--seed"},
+    "doctor": COMMON | {"--need"},
+    "launch slurm": COMMON
+    | {
+        "--gpus",
+        "--cpus",
+        "--time",
+        "--name",
+        "--save-before",
+        "--sbatch",
+        "--module",
+        "--venv",
+        "--setup",
+        "--out",
+        "-o",
+    },
+    "fetch": COMMON | {"--for", "--to", "--check", "--dry-run"},
+}
+FLAGS |= {
+    f"config show {stage}": FLAGS[stage]
+    for stage in ("gen-sft", "sft", "gen-prefs", "binarize", "dpo", "eval")
 }
 
 

@@ -149,7 +149,7 @@ def test_small_runs_are_warned_about_and_empty_ones_refused(
     assert any("only 2 optimiser steps" in text for text in warnings)
     with pytest.raises(UsageError, match="train nothing"):
         sft(settings.model_copy(update={"max_steps": 1, "warmup": 0.1}), Work(store))
-    with pytest.raises(StageRejected, match="no row is left"):
+    with pytest.raises(StageRejected, match="35 of 35 training rows"):
         sft(settings.model_copy(update={"max_length": 8}), Work(store))
 
 
@@ -200,7 +200,7 @@ def test_real_pairs_train_both_stages_and_cuts_are_counted(
     store: Store, tiny: Path, parity_data: Path
 ) -> None:
     data = str(parity_data / "ultrafeedback" / "pairs-200.jsonl.gz")
-    common = {**FAST, "max_length": 512, "max_steps": 4, "micro_batch": 4}
+    common = {**FAST, "max_length": 512, "max_steps": 4, "micro_batch": 4, "max_dropped": 0.5}
     first = sft(SftConfig(init=str(tiny), data=[data], **common), Work(store))
     counts = first.artifact.manifest.counts  # type: ignore[union-attr]
     test = counts["test"]
@@ -224,7 +224,12 @@ def test_a_damaged_row_of_real_pairs_is_named(
     with pytest.raises(BadRow, match=r"damaged\.jsonl:123"):
         dpo(DpoConfig(init=str(tiny), data=[str(bad)], **FAST), Work(store))
     skipped = DpoConfig(
-        init=str(tiny), data=[str(bad)], on_bad_row="skip", max_steps=2, **{**FAST, "max_length": 256}
+        init=str(tiny),
+        data=[str(bad)],
+        on_bad_row="skip",
+        max_steps=2,
+        max_dropped=0.5,
+        **{**FAST, "max_length": 256},
     )
     made = dpo(skipped, Work(store))
     rejects = made.artifact.manifest.counts["rejects"]  # type: ignore[union-attr]
@@ -309,7 +314,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: Path, dialogues:
     return artifact
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+)
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
     number: signal.Signals, code: int, tiny: Path, dialogues: Path, tmp_path: Path, undisturbed: Any
 ) -> None:

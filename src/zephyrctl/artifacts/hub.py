@@ -1,7 +1,8 @@
 """Data sets of the Hugging Face Hub: `hf://org/name[@revision][/folder or file]`, read as a folder of this machine is.
 
 Only the data files that a kind needs are downloaded, into the Hub's own cache; no script of a repository is run. The
-commit they belong to stands in the ref, `hf://org/name@<commit>`, so that a lineage names exactly what was read.
+commit they belong to stands in the ref, `hf://org/name@<commit>`, so that a lineage names exactly what was read. Where
+a bundle is in use (`bundle.offline_dir`), the files and the commit are the bundle's, with the same refs.
 HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME are honoured by the library that does the work, huggingface_hub.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zephyrctl.artifacts.bundle import offline_dir, open_thing
 from zephyrctl.artifacts.folders import Chosen, choose, no_files
 from zephyrctl.artifacts.readers import is_data_file
 from zephyrctl.errors import (
@@ -82,9 +84,12 @@ def fetch_data(text: str, kind: str, emit: Emit = silent) -> HubData:
     cannot be reached (also where HF_HUB_OFFLINE is set and the cache lacks a file), UsageError for one without data
     files.
     """
+    name = parse_hub(text)
+    bundle = offline_dir()
+    if bundle is not None:
+        return _from_bundle(bundle, name, kind)
     from huggingface_hub import snapshot_download
 
-    name = parse_hub(text)
     with _explained(name):
         commit, names = _listing(name)
         chosen = _choose(name, names, kind)
@@ -106,6 +111,16 @@ def fetch_data(text: str, kind: str, emit: Emit = silent) -> HubData:
     base = _spell(name.repo, folder.name, "")
     found = [(folder / relative, f"{base}/{relative}", split) for relative, split in chosen.files]
     return HubData(ref, found, chosen.rule)
+
+
+def _from_bundle(bundle: Path, name: HubName, kind: str) -> HubData:
+    """The same files of a data set in a bundle, each compared with its hash."""
+    asked = f"{name.repo}@{name.revision}" if name.revision else name.repo
+    folder, thing = open_thing(bundle, "data", asked)
+    chosen = _choose(name, [file.path for file in thing.files], kind)
+    base = _spell(name.repo, thing.commit, "")
+    found = [(folder / relative, f"{base}/{relative}", split) for relative, split in chosen.files]
+    return HubData(_spell(name.repo, thing.commit, name.path), found, chosen.rule)
 
 
 def _listing(name: HubName) -> tuple[str | None, list[str]]:

@@ -75,6 +75,8 @@ class StepResult:
     already: bool = False
     sides: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    """What is printed where no artifact was wanted."""
 
 
 def digests_by_role(inputs: Sequence[InputRef]) -> dict[str, str]:

@@ -18,12 +18,18 @@ from zephyrctl.cli import (
     artifacts_compare,
     artifacts_merge,
     binarize,
+    chat,
+    config_,
     demo,
+    doctor,
     dpo,
+    edition,
     eval_,
+    fetch,
     gen_prefs,
     gen_sft,
     import_,
+    launch,
     ledger,
     sft,
     why,
@@ -80,11 +86,17 @@ app.command("eval", short_help="Score a model, with intervals.")(eval_.eval_cli)
 app.command("import", short_help="Take your own data or model in.")(import_.import_cli)
 app.command("why", short_help="Where a row comes from, with calls and cents.")(why.why_cli)
 app.command("view", short_help="Rows as one HTML page.")(why.view_cli)
+app.command("chat", short_help="Talk to a model, or to two side by side.")(chat.chat_cli)
+app.command("doctor", short_help="What this machine has and lacks.")(doctor.doctor_cli)
+app.command("fetch", short_help="Fetch what a machine without a network needs.")(fetch.fetch_cli)
 artifacts.app.command("merge")(artifacts_merge.merge_cli)
 artifacts.app.command("diff")(artifacts_compare.diff_cli)
 artifacts.app.command("gc")(artifacts_compare.gc_cli)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(edition.app, name="edition")
+app.add_typer(config_.app, name="config")
+app.add_typer(launch.app, name="launch")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

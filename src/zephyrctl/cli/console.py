@@ -6,24 +6,19 @@ import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zephyrctl.cli.options import Session
+from zephyrctl.cli.plain import printable
 from zephyrctl.errors import ZephyrError
-from zephyrctl.events import Calls, Event, Metric, Note, Progress, Table, Warning_
+from zephyrctl.events import Calls, Event, Metric, Note, Preview, Progress, Table, Warning_
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 _PLAIN_EVERY = 15.0
 _TTY_EVERY = 0.1
-
-
-def printable(text: str) -> str:
-    """Text without control and bidirectional characters, which must not drive a terminal; newlines and tabs stay."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"})
 
 
 class Console:
@@ -36,6 +31,7 @@ class Console:
         self._finished: tuple[str, int] | None = None
         self._open_line = False
         self._rich: RichConsole | None = None
+        self._explained = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -51,6 +47,8 @@ class Console:
                 self._metric(event)
             case Table() if not self.session.quiet:
                 self._table(event)
+            case Preview() if not self.session.json_:
+                self._preview(event)
 
     def asking(self) -> Callable[[str], bool] | None:
         """How to put a yes-or-no question to the person at the terminal; None where nobody sits there."""
@@ -61,6 +59,21 @@ class Console:
         sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def _preview(self, event: Preview) -> None:
+        """A previewed row is a result: it goes to stdout, in colours where a person reads it."""
+        from zephyrctl.cli.preview import LEGEND, preview_rich, preview_text
+
+        self._close_line()
+        if sys.stdout.isatty() and not self.session.no_color and "NO_COLOR" not in os.environ:
+            from rich.console import Console as RichConsole
+
+            RichConsole(file=sys.stdout, highlight=False, soft_wrap=True).print(preview_rich(event))
+            return
+        if not self._explained:
+            self._line(LEGEND)
+            self._explained = True
+        sys.stdout.write(preview_text(event) + "\n")
 
     def result(self, text: str, document: dict[str, Any] | None = None) -> None:
         """Print the result: `text` (a ref, a listing), or with --json the document."""

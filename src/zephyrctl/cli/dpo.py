@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from zephyrctl.cli.options import Session, StageOptions, stage
-from zephyrctl.cli.training_options import (
-    BatchSize,
-    Data,
-    Epochs,
-    Init,
-    KeepEpochs,
-    LearningRate,
-    MaxLength,
-    MaxSteps,
-)
+from zephyrctl.cli.options import Session, StageOptions
+from zephyrctl.cli.training_options import training
 
 
-@stage
+@training
 def dpo_cli(
     *,
     session: Session,
     options: StageOptions,
-    init: Init = None,
-    data: Data = None,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    lr: LearningRate = None,
+    knobs: dict[str, Any],
+    offline_dir: Path | None,
     beta: Annotated[
         float | None, typer.Option("--beta", help="Strength of the pull towards the reference.")
     ] = None,
-    batch_size: BatchSize = None,
-    max_length: MaxLength = None,
-    keep_epochs: KeepEpochs = False,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--loss", help="sigmoid, ipo, hinge, robust, apo_zero, apo_down, simpo or ./my.py:fn; repeatable."
+        ),
+    ] = None,
+    verify_ref: Annotated[
+        int | None,
+        typer.Option(
+            "--verify-ref",
+            min=1,
+            help="Recompute N of the reference's log-probabilities; stop if they differ.",
+        ),
+    ] = None,
 ) -> None:
     """Direct preference optimisation of a fine-tuned model on chosen/rejected pairs (dDPO).
 
@@ -44,20 +44,11 @@ def dpo_cli(
     \b
     zephyrctl dpo --init ckpt/sft-e1 --epochs 3
     zephyrctl dpo --init ckpt/sft-e1 --data pairs.jsonl --data prefs=0.5 --beta 0.05
+    zephyrctl dpo --init ckpt/sft-e1 --loss ipo --lora
     """
-    from zephyrctl.cli.stage import run_stage
+    from zephyrctl.cli.stage import run_training
     from zephyrctl.stages.dpo.config import DpoConfig
     from zephyrctl.stages.dpo.run import run
 
-    flags = {
-        "init": init,
-        "data": data or None,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "lr": lr,
-        "beta": beta,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "keep_epochs": keep_epochs or None,
-    }
-    run_stage(DpoConfig, run, flags, session=session, options=options, model=init)
+    knobs = knobs | {"beta": beta, "loss": loss or None, "verify_ref": verify_ref}
+    run_training(DpoConfig, run, knobs, session=session, options=options, offline_dir=offline_dir)

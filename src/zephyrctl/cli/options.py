@@ -69,6 +69,8 @@ class Session:
     quiet: bool = False
     debug: bool = False
     no_color: bool = False
+    showing: bool = False
+    """`config show`: settings are printed and nothing is run."""
 
     def merge(self, given: dict[str, Any]) -> None:
         """Take over what was given; a later `--store` wins, a flag once set stays set."""
@@ -176,7 +178,7 @@ def common(command: Command) -> Command:
         session.merge({name: kwargs.pop(name) for name in _COMMON})
         command(*args, session=session, **kwargs)
 
-    return _with_parameters(wrapper, command, {"ctx": typer.Context, **_COMMON}, drop="session")
+    return with_parameters(wrapper, command, {"ctx": typer.Context, **_COMMON}, "session")
 
 
 def stage(command: Command) -> Command:
@@ -187,7 +189,7 @@ def stage(command: Command) -> Command:
         options = StageOptions(**{name: kwargs.pop(name) for name in _STAGE})
         command(*args, options=options, **kwargs)
 
-    return common(_with_parameters(wrapper, command, _STAGE, drop="options"))
+    return common(with_parameters(wrapper, command, _STAGE, "options"))
 
 
 def asking(command: Command) -> Command:
@@ -206,15 +208,17 @@ def _asking(command: Command, names: dict[str, Any]) -> Command:
         spending = AskingOptions(**{name: kwargs.pop(name) for name in names})
         command(*args, spending=spending, **kwargs)
 
-    return stage(_with_parameters(wrapper, command, names, drop="spending"))
+    return stage(with_parameters(wrapper, command, names, "spending"))
 
 
-def _with_parameters(wrapper: Command, command: Command, extra: dict[str, Any], drop: str) -> Command:
+def with_parameters(wrapper: Command, command: Command, extra: dict[str, Any], *drop: str) -> Command:
+    """`wrapper` with the parameters of `command` and the `extra` ones (name to annotation); those in `drop` are made
+    inside."""
     signature = inspect.signature(command, eval_str=True)
     own = [
         p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, p in signature.parameters.items()
-        if name != drop
+        if name not in drop
     ]
     added = [
         inspect.Parameter(

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from zephyrctl.cli.options import Session, StageOptions, stage
-from zephyrctl.cli.training_options import (
-    BatchSize,
-    Data,
-    Epochs,
-    Init,
-    KeepEpochs,
-    LearningRate,
-    MaxLength,
-    MaxSteps,
-)
+from pathlib import Path
+from typing import Any
+
+from zephyrctl.cli.options import Session, StageOptions
+from zephyrctl.cli.training_options import training
 
 
-@stage
+@training
 def sft_cli(
-    *,
-    session: Session,
-    options: StageOptions,
-    init: Init = None,
-    data: Data = None,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    lr: LearningRate = None,
-    batch_size: BatchSize = None,
-    max_length: MaxLength = None,
-    keep_epochs: KeepEpochs = False,
+    *, session: Session, options: StageOptions, knobs: dict[str, Any], offline_dir: Path | None
 ) -> None:
     """Fine-tune a base model on dialogues (dSFT).
 
@@ -36,21 +20,12 @@ def sft_cli(
 
     \b
     zephyrctl sft --init sandbox --epochs 1
-    zephyrctl sft --init ./Mistral-7B-v0.1 --data dialogues.jsonl --epochs 1
+    zephyrctl sft --init ./Mistral-7B-v0.1 --data dialogues.jsonl --epochs 1 --num-processes 8
     zephyrctl sft --init ./Mistral-7B-v0.1 --data sft-data --data hf://HuggingFaceH4/ultrachat_200k=0.1
+    zephyrctl sft --edition zephyr-7b/paper --lengths lengths.npy --dry-run
     """
-    from zephyrctl.cli.stage import run_stage
+    from zephyrctl.cli.stage import run_training
     from zephyrctl.stages.sft.config import SftConfig
     from zephyrctl.stages.sft.run import run
 
-    flags = {
-        "init": init,
-        "data": data or None,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "lr": lr,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "keep_epochs": keep_epochs or None,
-    }
-    run_stage(SftConfig, run, flags, session=session, options=options, model=init)
+    run_training(SftConfig, run, knobs, session=session, options=options, offline_dir=offline_dir)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from zephyrctl.cli.console import Console
 from zephyrctl.cli.options import AskingOptions, Session, StageOptions
 from zephyrctl.config import StageConfig, parse_sets
-from zephyrctl.editions.resolve import SANDBOX, Resolved, resolve
+from zephyrctl.editions.resolve import DEFAULT, SANDBOX, Resolved, named_edition, resolve
 from zephyrctl.errors import UsageError
 from zephyrctl.events import Note
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zephyrctl.artifacts.models import ModelSource
     from zephyrctl.artifacts.step import StepResult, Work
     from zephyrctl.artifacts.store import Store
     from zephyrctl.project import Project
@@ -31,24 +34,39 @@ def run_stage(
     model: str | None = None,
     asked: Sequence[str | None] = (),
     spending: AskingOptions | None = None,
+    fallback: str = DEFAULT,
 ) -> None:
     """Run one stage as its command asks and print the ref it made (or found made).
 
     `model` is the model the stage starts from or asks: where it belongs to the sandbox, the sandbox's edition is taken
     unless another one was named. The keys of the models in `asked` are checked before anything else. `spending` holds
-    the options of a stage that asks models.
+    the options of a stage that asks models. `fallback` is the edition where none is named.
     """
     console = Console(session)
     if spending is not None:
         flags = flags | _with_shard(spending.flags())
-    _check_keys(asked, session, replay_only=flags.get("max_usd") == 0 or bool(flags.get("accept_partial")))
+    if not session.showing:
+        _check_keys(
+            asked, session, replay_only=flags.get("max_usd") == 0 or bool(flags.get("accept_partial"))
+        )
     store = open_store(session)
     project = session.project
     if flags.get("shard") is not None:
         store, project = _part(flags["shard"], session, store, dry_run=options.dry_run)
     settled = _settle(
-        config_class, flags, options, session, sandbox=_is_sandbox(model, store), console=console
+        config_class,
+        flags,
+        options,
+        session,
+        sandbox=_is_sandbox(model, store),
+        console=console,
+        fallback=fallback,
     )
+    if session.showing:
+        from zephyrctl.cli.settled import show_settled
+
+        show_settled(console, settled)
+        return
     from zephyrctl.artifacts.step import Work
 
     work = Work(
@@ -63,7 +81,7 @@ def run_stage(
     )
     result = run(settled.config, work)
     if result.artifact is None:
-        console.result("", {"dry_run": options.dry_run, **result.plan})
+        console.result(result.text, {"dry_run": options.dry_run, **result.plan})
         return
     artifact = result.artifact
     if result.already:
@@ -81,6 +99,57 @@ def run_stage(
             "sides": result.sides,
         },
     )
+
+
+def run_training(
+    config_class: type[StageConfig],
+    run: Run,
+    knobs: dict[str, Any],
+    *,
+    session: Session,
+    options: StageOptions,
+    offline_dir: Path | None,
+) -> None:
+    """`run_stage` for `sft` and `dpo`: the models and data of an offline folder are looked up first, and where no
+    edition is named it follows from the model and the GPUs."""
+    console = Console(session)
+    init, data = knobs["init"], knobs["data"] or []
+    _go_offline(offline_dir, [init], data, session, console)
+    named = named_edition(config_class, options.config, options.edition, session.project)
+    fallback = DEFAULT
+    if named is None and not _is_sandbox(init, open_store(session)):
+        from zephyrctl.cli.settled import choose_for
+
+        start = _located(init, session) if init and not knobs["lengths"] else None
+        choice = choose_for(config_class.stage, start, machines=knobs["num_machines"] or 1)
+        fallback = choice.edition
+        console(Note(f"settings: edition '{fallback}', because {choice.why} (--edition NAME takes another)"))
+    run_stage(config_class, run, knobs, session=session, options=options, model=init, fallback=fallback)
+
+
+def _located(init: str, session: Session) -> ModelSource | None:
+    """The model to start from, where it lies on this machine: a name on the Hub is not fetched for a look."""
+    from zephyrctl.artifacts.bundle import offline_dir
+    from zephyrctl.modelspec import parse_model
+    from zephyrctl.training.locate import locate_model
+
+    spec = parse_model(init)
+    if spec.where == "hub" and offline_dir() is None:
+        return None
+    return locate_model(open_store(session), spec)
+
+
+def _go_offline(
+    folder: Path | None, models: list[str | None], data: list[str], session: Session, console: Console
+) -> None:
+    """Uses the bundle in `folder`, or in the one that the environment names, for all that follows."""
+    from zephyrctl.artifacts.bundle import offline_dir
+
+    found = folder or offline_dir()
+    if found is not None:
+        from zephyrctl.cli.fetch import open_offline
+
+        open_offline(found, models=models, data=data, emit=console, cache=open_store(session).cache)
 
 
 def open_store(session: Session) -> Store:
@@ -137,6 +206,7 @@ def _settle(
     *,
     sandbox: bool,
     console: Console,
+    fallback: str,
 ) -> Resolved:
     typed = {
         **flags,
@@ -152,6 +222,7 @@ def _settle(
         edition=options.edition,
         project=session.project,
         sandbox=sandbox,
+        fallback=fallback,
     )
     if sandbox and settled.edition == SANDBOX and options.edition is None:
         console(

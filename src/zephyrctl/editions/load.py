@@ -13,9 +13,11 @@ from zephyrctl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Edition:
-    """A named set of settings. `sections` maps a stage's name to its fields; `about` tells their origin."""
+    """A named set of settings. `sections` maps a stage's name to its fields; `brief` is one line, `about` tells what
+    they repeat, from which source, and what they cannot."""
 
     name: str
+    brief: str
     about: str
     sections: dict[str, dict[str, Any]]
 
@@ -36,7 +38,7 @@ def load(name: str) -> Edition:
     import yaml
 
     body = yaml.safe_load(files("zephyrctl.editions").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
-    return Edition(name=name, about=body.pop("about"), sections=body)
+    return Edition(name=name, brief=body.pop("brief"), about=body.pop("about"), sections=body)
 
 
 def _walk(folder: Traversable, prefix: str) -> list[str]:

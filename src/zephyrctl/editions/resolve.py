@@ -1,6 +1,6 @@
 """One stage's settings from all places.
 
-The order is: command line > --config > named edition > project file > default edition.
+The order is: command line > --config > named edition > project file > default edition (see `choose`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ def resolve(
     edition: str | None = None,
     project: Project | None = None,
     sandbox: bool = False,
+    fallback: str = DEFAULT,
 ) -> Resolved:
     """The settings of one stage. `typed` holds what the command line says, None = not said;
-    `sandbox` picks the sandbox's edition where none is named. The project's limits (concurrency, rates) stand under
+    `sandbox` picks the sandbox's edition where none is named; `fallback` is the edition where neither the command line,
+    the config file nor the project names one. The project's limits (concurrency, rates) stand under
     everything that names them for the stage.
 
     Raises ConfigError for unknown keys and bad values, RefNotFound for a config file that is not there.
@@ -49,7 +51,7 @@ def resolve(
     project = project or Project()
     own, own_edition = _read(config_file, cls)
     named = edition or own_edition or (SANDBOX if sandbox else None)
-    chosen = load(named or project.edition or DEFAULT)
+    chosen = load(named or project.edition or fallback)
     section = chosen.sections.get(cls.stage, {})
     base, above = Layer(f"edition {chosen.name}", section), Layer(project.origin, _section(project, cls))
     layers = [_limits(project, cls), *([above, base] if named else [base, above])]
@@ -71,6 +73,14 @@ def _limits(project: Project, cls: type[StageConfig]) -> Layer:
     """The project's limits as far as the stage has them."""
     values = {name: getattr(project, name) for name in _LIMITS if name in cls.model_fields}
     return Layer(project.origin, values)
+
+
+def named_edition(
+    cls: type[StageConfig], config_file: Path | None, edition: str | None, project: Project
+) -> str | None:
+    """The edition that is named for a stage, on the command line, in the config file or in the project; None = none is,
+    so that it has to be chosen. Raises as `resolve` for the config file."""
+    return edition or _read(config_file, cls)[1] or project.edition
 
 
 def _read(path: Path | None, cls: type[StageConfig]) -> tuple[dict[str, Any], str | None]:

@@ -33,6 +33,16 @@ class Crew:
         """The sums of every process's values, place by place (float64)."""
         return self._reduced(values, "SUM")
 
+    def told(self, text: str) -> str:
+        """The text that the leader named, on every process."""
+        if self.world == 1:
+            return text
+        import torch.distributed as dist
+
+        box = [text]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def _reduced(self, values: Sequence[float], how: str) -> list[float]:
         if self.world == 1:
             return [float(value) for value in values]

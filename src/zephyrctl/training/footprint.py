@@ -1,5 +1,4 @@
-"""Whether a model folder can be trained here: its weights are there and the memory is enough. No torch
-needed.
+"""What a model folder holds: its shape from `config.json`, and whether its weights are there. No torch needed.
 
 Sizes come from `config.json` alone, so that a 7B-shaped folder is refused in a moment and not after minutes
 of loading.
@@ -8,7 +7,6 @@ of loading.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,28 @@ from zephyrctl.errors import EnvironmentFault, IntegrityError
 
 _GIB = 1024**3
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_RUNTIME_BYTES = _GIB // 2
-"""What Python, torch and the tokenized rows take before a model is loaded."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What `config.json` says of a model. `parameters` None where the architecture is not one we can
-    count."""
+    """What `config.json` says of a model. `parameters` None where the architecture is not one we can count; sizes None
+    where it does not give them."""
 
     architecture: str
     parameters: int | None
     context: int | None
     vocabulary: int
+    hidden: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_width: int | None = None
+    inner: int | None = None
+    """Channels of the gated MLP."""
+    window: int | None = None
+    """Positions that a token can look back at, where attention slides."""
+    tied: bool = False
+    """Whether the output head is the table of input embeddings."""
 
     @property
     def size(self) -> str:
@@ -39,6 +46,35 @@ class Shape:
         if self.parameters >= 10**9:
             return f"{self.parameters / 10**9:.1f} B"
         return f"{self.parameters / 10**6:.1f} M"
+
+    @property
+    def attention_width(self) -> int | None:
+        """Channels of all query heads together."""
+        return None if self.heads is None or self.head_width is None else self.heads * self.head_width
+
+    @property
+    def kv_width(self) -> int | None:
+        """Channels of all key heads together."""
+        return None if self.kv_heads is None or self.head_width is None else self.kv_heads * self.head_width
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the table of input embeddings."""
+        return self.vocabulary * (self.hidden or 0)
+
+    @property
+    def linear(self) -> int | None:
+        """Parameters of the linear layers of all blocks, the output head left out: those that adapters join and that
+        4 bits can hold."""
+        width, keys = self.attention_width, self.kv_width
+        if width is None or keys is None or self.hidden is None or self.inner is None or self.layers is None:
+            return None
+        return self.layers * (self.hidden * (2 * width + 2 * keys) + 3 * self.hidden * self.inner)
+
+    @property
+    def multiplied(self) -> int | None:
+        """Parameters that every token is multiplied with: the linear layers and the output head."""
+        return None if self.linear is None else self.linear + self.embedding
 
 
 def read_shape(folder: Path) -> Shape:
@@ -56,23 +92,46 @@ def read_shape(folder: Path) -> Shape:
         raise IntegrityError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise IntegrityError(f"{path}: expected a JSON object")
+    return shape_of(config)
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """The shape that the content of a `config.json` describes; of a model that also sees, its text part."""
     architecture = (config.get("architectures") or [config.get("model_type") or "unknown"])[0]
+    text = config.get("text_config")
+    config = {**config, **text} if isinstance(text, dict) else config
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    width = _size(config, "head_dim") or (hidden // heads if hidden and heads else None)
+    slides = config.get("use_sliding_window", True)
     return Shape(
         str(architecture),
         count_parameters(config),
         config.get("max_position_embeddings"),
-        _vocabulary(config),
+        _size(config, "vocab_size") or 0,
+        hidden=hidden,
+        layers=_size(config, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_size(config, "num_key_value_heads") or heads,
+        head_width=width,
+        inner=_size(config, "intermediate_size"),
+        window=_size(config, "sliding_window") if slides else None,
+        tied=_tied(config),
     )
 
 
-def _vocabulary(config: dict[str, Any]) -> int:
-    value = config.get("vocab_size")
-    return value if isinstance(value, int) else 0
+def _size(config: dict[str, Any], name: str) -> int | None:
+    value = config.get(name)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _tied(config: dict[str, Any]) -> bool:
+    """Gemma's configs leave the word out and mean yes; all others that leave it out mean no."""
+    return bool(config.get("tie_word_embeddings", str(config.get("model_type")).startswith("gemma")))
 
 
 def count_parameters(config: dict[str, Any]) -> int | None:
     """Parameters of a Llama-like decoder (grouped-query attention, gated MLP, RMS norms), None where a size
-    is missing."""
+    is missing or where there are several experts."""
     try:
         hidden, layers, vocabulary = (
             int(config[k]) for k in ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -80,12 +139,28 @@ def count_parameters(config: dict[str, Any]) -> int | None:
         heads, inner = int(config["num_attention_heads"]), int(config["intermediate_size"])
     except (KeyError, TypeError, ValueError):
         return None
+    if any(int(config.get(k) or 0) > 1 for k in ("num_local_experts", "num_experts", "n_routed_experts")):
+        return None
     key_value = int(config.get("num_key_value_heads") or heads)
     width = int(config.get("head_dim") or hidden // heads)
     attention = hidden * width * (2 * heads + 2 * key_value)
-    per_layer = attention + 3 * hidden * inner + 2 * hidden
-    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    per_layer = attention + 3 * hidden * inner + _small(config, hidden, width, heads, key_value)
+    embeddings = vocabulary * hidden * (1 if _tied(config) else 2)
     return layers * per_layer + embeddings + hidden
+
+
+def _small(config: dict[str, Any], hidden: int, width: int, heads: int, key_value: int) -> int:
+    """Parameters of a layer's norms and biases, by family."""
+    family = str(config.get("model_type"))
+    norms = 4 if family.startswith(("gemma2", "gemma3")) else 2
+    own = norms * hidden
+    if family.startswith("qwen2"):
+        own += width * (heads + 2 * key_value)
+    if family.startswith(("qwen3", "gemma3")):
+        own += 2 * width
+    if family.startswith(("olmo2", "olmo3")):
+        own += width * (heads + key_value)
+    return own
 
 
 def check_weights(folder: Path, shape: Shape) -> None:
@@ -115,82 +190,10 @@ def check_weights(folder: Path, shape: Shape) -> None:
             " opened",
             hint="convert them to model.safetensors first",
         )
-    memory = training_bytes(shape, reference=False)
+    memory = shape.parameters and 16 * shape.parameters
     raise EnvironmentFault(
         f"{folder}: {needs}; its weights are missing: needs model.safetensors, or"
         " model.safetensors.index.json with the files it names"
         + (f" (and full training needs about {memory / _GIB:.0f} GiB of memory)" if memory else ""),
         hint="copy the weights into the folder, or train the tiny model: --init sandbox",
     )
-
-
-def training_bytes(shape: Shape, *, reference: bool) -> int | None:
-    """Bytes that full training takes at the least: float32 weights, gradients and two Adam states, and the
-    reference model's weights where there is one. Activations come on top."""
-    if shape.parameters is None:
-        return None
-    return shape.parameters * (4 + 4 + 8 + (4 if reference else 0)) + _RUNTIME_BYTES
-
-
-def available_bytes() -> int | None:
-    """Memory that a new process can have on this machine, within its container's limit; None where it cannot
-    be told."""
-    found: list[int] = []
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        pass
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text(encoding="ascii"))
-            found.append(max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass
-    if not found:
-        try:
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (OSError, ValueError):
-            return None
-    return min(found)
-
-
-def gpu_bytes() -> int | None:
-    """Memory of the first CUDA device, without opening one where there is no driver; None where there is
-    none."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return None
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.get_device_properties(0).total_memory)
-
-
-def check_memory(folder: Path, shape: Shape, *, reference: bool) -> None:
-    """Raises EnvironmentFault where training the model needs more memory than this machine has."""
-    needed = training_bytes(shape, reference=reference)
-    on_gpu = gpu_bytes()
-    have = on_gpu if on_gpu is not None else available_bytes()
-    if needed is None or have is None or needed <= have:
-        return
-    place = "its GPU has" if on_gpu is not None else "this machine has"
-    kept = "weights, gradients, Adam states" + (", reference model" if reference else "")
-    raise EnvironmentFault(
-        f"{folder}: training this {shape.size}-parameter model needs about {needed / _GIB:.0f} GiB ({kept}),"
-        f" {place} {have / _GIB:.0f} GiB",
-        hint="use a machine with more memory, or a smaller model: --init sandbox",
-    )
-
-
-def check_trainable(folder: Path, *, reference: bool) -> Shape:
-    """The shape of the model in `folder`, which can be trained here. Raises as the checks above."""
-    shape = read_shape(folder)
-    check_weights(folder, shape)
-    check_memory(folder, shape, reference=reference)
-    return shape

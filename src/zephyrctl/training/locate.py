@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+from zephyrctl.artifacts.bundle import MODEL_FILES, NOT_MODEL_FILES, offline_dir, open_thing
 from zephyrctl.artifacts.models import ModelSource, model_folder_digest, model_from_folder, model_from_ref
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import EnvironmentFault, MissingExtra, RefNotFound, TryAgain, UsageError
@@ -28,8 +30,10 @@ def sandbox_base() -> Path:
 def locate_model(store: Store, model: ModelSpec | str) -> ModelSource:
     """The model as a local folder with its digest and world.
 
-    Raises RefNotFound for a folder, artifact or Hub name that does not exist, TryAgain where the Hub cannot
-    be reached, and UsageError for a model that only answers over an API.
+    A name of the Hub is looked up in the bundle that `--offline-dir` or ZEPHYRCTL_OFFLINE_DIR names, else on the Hub;
+    either way it is the same model with the same digest. Raises RefNotFound for a folder, artifact or Hub name that
+    does not exist, TryAgain where the Hub cannot be reached, IntegrityError for a bundle with missing or damaged files,
+    and UsageError for a model that only answers over an API.
     """
     spec = parse_model(model) if isinstance(model, str) else model
     if spec.where == "sandbox":
@@ -48,7 +52,13 @@ def locate_model(store: Store, model: ModelSpec | str) -> ModelSource:
             raise RefNotFound(f"no such model folder: {spec.name}", hint=_known(store))
         return _from_folder(store, folder)
     if spec.where == "hub":
-        return model_from_folder(store, _from_hub(spec.name))
+        repo = spec.name.partition("@")[0]
+        bundle = offline_dir()
+        if bundle is not None:
+            folder, thing = open_thing(bundle, "model", spec.name, store.cache)
+            return replace(model_from_folder(store, folder), ref=thing.ref)
+        folder = _from_hub(spec.name)
+        return replace(model_from_folder(store, folder), ref=f"hf://{repo}@{folder.name}")
     raise UsageError(
         f"'{spec.text}' answers over an API; here a model with weights is needed",
         hint="--init ./folder, --init NAME@v1, --init sandbox",
@@ -83,10 +93,14 @@ def _from_hub(name: str) -> Path:
     except ImportError:
         raise MissingExtra("huggingface_hub", "train") from None
     repo, _, revision = name.partition("@")
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-    hint = f"download it elsewhere and give its folder: ./{repo.rsplit('/', 1)[-1]}"
+    hint = f"on a connected machine: zephyrctl fetch --for hf:{name} --to DIR; then here: --offline-dir DIR"
+    wanted, unwanted = list(MODEL_FILES), list(NOT_MODEL_FILES)
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+        return Path(
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=wanted, ignore_patterns=unwanted
+            )
+        )
     except GatedRepoError:
         raise EnvironmentFault(f"{repo} is gated: its page asks for consent first", hint=hint) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):

@@ -1,181 +1,298 @@
-"""One training run, from token rows to a trained model in memory: resumed where an earlier one stopped."""
+"""One training run, from token rows to a trained model on disk: resumed where an earlier one stopped. Every process of
+a run goes through it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.errors import EnvironmentFault, Interrupted
-from zephyrctl.events import Emit, Note, Warning_
+from zephyrctl.artifacts.durable import remove_tree
+from zephyrctl.chat.tokenizer import load_tokenizer, stop_ids
+from zephyrctl.errors import EnvironmentFault, StageRejected, TryAgain
+from zephyrctl.events import Emit, Note, Warning_, silent
 from zephyrctl.libraries import quiet
+from zephyrctl.losses import make_loss
 from zephyrctl.training import checkpoint
+from zephyrctl.training.crew import Crew
+from zephyrctl.training.engines import require_engine
+from zephyrctl.training.flops import peak_flops
+from zephyrctl.training.footprint import read_shape
+from zephyrctl.training.gather import gathered
+from zephyrctl.training.job import Job
 from zephyrctl.training.journal import Journal
-from zephyrctl.training.logprobs import answer_logprobs, dialogue_loss, preference_scores
-from zephyrctl.training.model import load_model
-from zephyrctl.training.plan import Plan
+from zephyrctl.training.logprobs import read_inside
+from zephyrctl.training.lora import Base, LoraSettings, is_adapted
+from zephyrctl.training.model import load_model, save_model
+from zephyrctl.training.probes import DialogueProbe, PairProbe, SampleProbe, dialogue_prompts
+from zephyrctl.training.reference import Spoken, difference, read_reference, write_reference
+from zephyrctl.training.scoring import Scorer
 from zephyrctl.training.settings import TrainingConfig
-from zephyrctl.training.signals import StopSignal, stop_signal
-from zephyrctl.training.trainers import make_dpo_trainer, make_sft_trainer
+from zephyrctl.training.signals import StopSignal, stop_signal, stopped
+from zephyrctl.training.steps import step_sizes
+from zephyrctl.training.trackers import open_trackers
+from zephyrctl.training.trainers import Feed, make_arguments, make_trainer
 from zephyrctl.training.watch import Watch
 
-KeepEpoch = Callable[[int, Any, Journal], None]
+KEPT = "kept"
+"""The folder in a run's scratch where finished models wait to be taken over."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to train. `train` and `test` are token rows; `beta` is None for SFT; `scratch` outlives a stopped
-    run."""
-
-    task: str
-    config: TrainingConfig
-    init: Path
-    tokenizer: Any
-    train: list[Any]
-    test: list[Any]
-    plan: Plan
-    scratch: Path
-    emit: Emit
-    keep_epoch: KeepEpoch | None = None
-    beta: float | None = None
-    loss: str = "sigmoid"
+def open_tokenizer(config: TrainingConfig, init: Path) -> Any:
+    """The tokenizer of the starting model with the template that the settings ask for."""
+    return load_tokenizer(
+        init,
+        template=config.chat_template,
+        default_template=config.default_template,
+        system=config.system,
+        date=config.template_date,
+        bos=config.bos,
+    )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model in memory and what was written down on the way."""
-
-    model: Any
-    journal: Journal
-
-
-def run(job: Job) -> Trained:
-    """Trains. Raises NotFinite within one step of a number that is not finite, StageRejected where DPO does
-    not begin at ln 2, Interrupted after a signal (a checkpoint is saved), EnvironmentFault where memory runs
-    out."""
+def run(job: Job) -> None:
+    """Trains and delivers. Raises NotFinite within one step of a number that is not finite, StageRejected where DPO
+    does not begin where it has to, Preempted or Interrupted after a signal (a checkpoint is saved), EnvironmentFault
+    where memory runs out or the engine is not the one chosen."""
     import torch
     from transformers import set_seed
 
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    found = checkpoint.newest(job.scratch)
-    for sentence in found.passed_over:
-        job.emit(Warning_(f"{sentence}; it is passed over"))
-    journal = Journal()
-    if found.path is not None:
-        journal = Journal.load(found.path)
-        job.emit(Note(f"resuming at step {found.step} of {job.plan.steps}"))
     with quiet(), stop_signal() as stop:
         set_seed(job.config.seed)
         try:
-            trainer, watch = _prepare(job, journal, stop)
-            trainer.add_callback(_as_callback(watch))
-            trainer.train(resume_from_checkpoint=None if found.path is None else str(found.path))
+            _Run(job, stop).train()
         except (torch.OutOfMemoryError, MemoryError) as error:
+            smaller = max(1, job.plan.micro // 2)
             raise EnvironmentFault(
-                "out of memory while training",
-                hint=f"--set micro_batch={max(1, job.plan.micro // 2)} gives the same result in less memory",
+                f"out of memory while training with {job.plan.micro} rows per pass",
+                hint=f"--set micro_batch={smaller} gives the same result in less memory; so do --set recompute=on"
+                " and a sharding --engine",
             ) from error
-        if stop.number is not None and trainer.state.global_step < job.plan.steps:
-            raise Interrupted(stop.number, resume="the same command goes on from the checkpoint")
-    return Trained(trainer.model, journal)
 
 
-def _prepare(job: Job, journal: Journal, stop: StopSignal) -> tuple[Any, Watch]:
-    """The trainer of the job and its watch; for DPO the reference has spoken by then."""
-    watch = Watch(
-        task=job.task,
-        plan=job.plan,
-        journal=journal,
-        scratch=job.scratch,
-        emit=job.emit,
-        stop=stop,
-        step_tokens=_tokens_by_step(job),
-        save_steps=job.config.save_steps,
-    )
-    if job.keep_epoch is not None:
-        watch.keep_epoch = job.keep_epoch
-    prepare = _prepare_sft if job.beta is None else _prepare_dpo
-    return prepare(job, watch), watch
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, job: Job, stop: StopSignal) -> None:
+        self.job = job
+        self.stop = stop
+        self.config = job.config
+        self.tokenizer = open_tokenizer(job.config, job.init)
+        self.feed = Feed(
+            job.train,
+            job.plan,
+            self.tokenizer.pad_token_id,
+            flat=job.choice.attention == "flash_attention_2",
+            loss=None if job.loss is None else make_loss(job.loss),
+        )
+        arguments = make_arguments(job.task, job.config, job.plan, str(job.scratch), job.choice)
+        self.trainer = make_trainer(job.task, arguments, self._load, self.tokenizer, self.feed)
+        self.crew = self.feed.crew = require_engine(self.trainer.accelerator, job.choice)
+        if self.crew.told(job.mark) != job.mark:
+            raise TryAgain(
+                "another preparation of this job was read than the one machine 0 made",
+                hint="start the command again on every machine",
+            )
+        self.emit: Emit = job.emit if self.crew.leads else silent
+        self.journal = Journal()
+        self.on_test: tuple[list[float], list[float]] | None = None
+        named = getattr(self.trainer.model.generation_config, "eos_token_id", None)
+        self.stops = frozenset(stop_ids(self.tokenizer, named))
+
+    def train(self) -> None:
+        """Trains from the newest checkpoint, or from the start, to the end."""
+        resume = self._checkpoint()
+        watch = self._watch()
+        begin = partial(self._begin, watch, fresh=resume is None)
+        self.trainer.add_callback(_as_callback(watch, before=begin, stop_at=self.job.stop_at))
+        watch.trackers = open_trackers(
+            self.config.report_to if self.crew.leads else [],
+            run=self.job.name,
+            folder=self.job.runs or self.job.scratch,
+            config=self.config.model_dump(mode="json"),
+            emit=self.emit,
+            step=max((row["step"] for row in self.journal.metrics), default=0),
+        )
+        try:
+            self.trainer.train(resume_from_checkpoint=resume)
+        finally:
+            if watch.trackers is not None:
+                watch.trackers.close()
+        step = self.trainer.state.global_step
+        if step < self.job.plan.steps:
+            number = self.crew.most(self.stop.number or 0)
+            if step == self.job.stop_at and not number:
+                return
+            raise stopped(number, f"the checkpoint of step {step} of {self.job.plan.steps} is saved")
+        self._keep("final")
+        self.trainer.accelerator.end_training()
+
+    def _load(self) -> Any:
+        model = load_model(self.job.init, config=self.config, attention=self.job.choice.attention)
+        read_inside(model.get_base_model() if is_adapted(model) else model)
+        return model
+
+    def _checkpoint(self) -> str | None:
+        """The checkpoint to go on from, the same on every process; its journal is read."""
+        text = ""
+        if self.crew.leads:
+            self.job.scratch.mkdir(parents=True, exist_ok=True)
+            found = checkpoint.newest(self.job.scratch)
+            for sentence in found.passed_over:
+                self.emit(Warning_(f"{sentence}; it is passed over"))
+            if found.path is not None and self._speaks() and self.job.reference is None:
+                self.emit(Warning_("the reference's log-probabilities are gone: training starts anew"))
+            elif found.path is not None:
+                self.emit(Note(f"resuming at step {found.step} of {self.job.plan.steps}"))
+                text = str(found.path)
+        text = self.crew.told(text)
+        if not text:
+            return None
+        self.journal = Journal.load(Path(text))
+        return text
+
+    def _speaks(self) -> bool:
+        """Whether a reference's word is needed."""
+        return self.feed.loss is not None and self.feed.loss.needs_reference
+
+    def _watch(self) -> Watch:
+        sizes = step_sizes(self.feed.rows, self.job.plan, pairs=self.feed.loss is not None)
+        shape = read_shape(self.job.init)
+        watch = Watch(
+            task=self.job.task,
+            plan=self.job.plan,
+            journal=self.journal,
+            scratch=self.job.scratch,
+            emit=self.emit,
+            stop=self.stop,
+            step_tokens=sizes.tokens,
+            step_lengths=sizes.lengths,
+            step_flops=lambda step: sizes.flops(step, shape, lora=self.config.lora),
+            peak_flops=_peak(self.crew),
+            save_steps=self.config.save_steps,
+            crew=self.crew,
+        )
+        if self.config.keep_epochs:
+            watch.keep_epoch = lambda number, model, journal: self._keep(f"epoch{number}")
+        if self.job.test:
+            watch.held_out = lambda model: self._held_out()
+        if self.feed.loss is not None:
+            watch.first_loss = self.feed.loss.starts_at
+            watch.first_loss_tolerance = 1e-3 if self.config.dtype == "fp32" else 2e-2
+        return watch
+
+    def _begin(self, watch: Watch, *, fresh: bool) -> None:
+        """Before step 1: the policy is the reference still, and says what the reference says."""
+        watch.samples = self._samples()
+        if not self._speaks():
+            return
+        known = self.crew.told(str(self.job.reference or ""))
+        if known:
+            spoken = read_reference(Path(known))
+            if fresh:
+                self._verify(spoken)
+        else:
+            self.emit(Note(f"the reference reads {len(self.job.train) + len(self.job.test)} pairs, once"))
+            scorer = self._scorer()
+            spoken = Spoken(scorer.pairs(self.job.train), scorer.pairs(self.job.test))
+            if self.crew.leads:
+                folder = self.job.scratch / KEPT / "reference"
+                write_reference(folder, spoken)
+                self.job.deliver("reference", folder)
+        self.feed.reference, self.on_test = spoken.train, spoken.test
+
+    def _verify(self, spoken: Spoken) -> None:
+        """Recomputes what the reference said of some pairs. Raises StageRejected where it differs."""
+        wanted = self.job.verify_ref
+        rows = sorted(range(len(self.job.train)), key=lambda r: (self.job.train[r].length, r))
+        sample = rows[:: max(1, len(rows) // wanted)][:wanted] if wanted else []
+        if not sample:
+            return
+        pairs = [self.job.train[row] for row in sample]
+        found = self._scorer().pairs(pairs)
+        known = [[side[row] for row in sample] for side in spoken.train]
+        counts = [[len(p.chosen_ids) for p in pairs], [len(p.rejected_ids) for p in pairs]]
+        worst, allowed = difference(found, known, counts, self.config.dtype)
+        if worst > allowed:
+            raise StageRejected(
+                f"the stored log-probabilities of the reference differ from recomputed ones by up to {worst:.3g} nats"
+                f" per token ({len(sample)} pairs, {allowed:g} allowed)",
+                hint="remove the stored ones (zephyrctl artifacts ls --kind logprobs, artifacts rm REF) and run again",
+            )
+        self.emit(
+            Note(
+                f"{len(sample)} of the reference's log-probabilities recomputed: at most {worst:.2g} nats per token off"
+            )
+        )
+
+    def _scorer(self) -> Scorer:
+        return Scorer(
+            model=self.trainer.model_wrapped,
+            pad=self.feed.pad,
+            size=self.job.plan.micro,
+            flat=self.feed.flat,
+            autocast=self.trainer.accelerator.autocast,
+            device=self.trainer.accelerator.device,
+            crew=self.crew,
+        )
+
+    def _held_out(self) -> dict[str, float]:
+        """Scores of the held-out rows under the model as it is now."""
+        if self.feed.loss is None:
+            return DialogueProbe(self._scorer(), self.job.test, self.stops).measure()
+        return PairProbe(self._scorer(), self.job.test, self.stops, self.feed.loss, self.on_test).measure()
+
+    def _samples(self) -> SampleProbe | None:
+        """What draws answers of the model's own; None where an engine that shards the weights cannot."""
+        if not self.job.test or self.job.choice.name not in ("single", "ddp"):
+            return None
+        prompts = (
+            dialogue_prompts(self.job.test)
+            if self.feed.loss is None
+            else [row.prompt_ids for row in self.job.test]
+        )
+        return SampleProbe(self._scorer(), prompts, self.stops, self.config.seed, self.journal)
+
+    def _keep(self, name: str) -> None:
+        """Writes the model as it is now, whole, and hands it over."""
+        lora = LoraSettings.of(self.config)
+        if self.job.choice.name == "zero3":
+            # a scoring pass leaves weights on their way that it fetched ahead; they have to land first
+            self.trainer.model_wrapped.empty_partition_cache()
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        state = gathered(model, leads=self.crew.leads, trainable=lora is not None)
+        if self.crew.leads:
+            folder = self.job.scratch / KEPT / name
+            if folder.exists():
+                remove_tree(folder)
+            save_model(
+                model, self.tokenizer, folder, self.config.dtype, init=self.job.init, state=state, lora=lora,
+                base=Base(*self.job.base) if lora is not None else None,
+            )  # fmt: skip
+            self.journal.save(folder)
+            self.job.deliver(name, folder)
+        self.crew.wait()
 
 
-def _prepare_sft(job: Job, watch: Watch) -> Any:
-    model = load_model(job.init)
-    trainer = make_sft_trainer(model, job.tokenizer, job.train, job.config, job.plan, str(job.scratch))
-    loss = partial(
-        dialogue_loss,
-        rows=job.test,
-        pad=job.tokenizer.pad_token_id,
-        size=job.plan.micro,
-        autocast=trainer.accelerator.autocast,
-    )
-    if job.test:
-        watch.held_out = lambda model: {"test/loss": loss(model)}
-    return trainer
-
-
-def _prepare_dpo(job: Job, watch: Watch) -> Any:
-    model, reference = load_model(job.init), load_model(job.init).eval()
-    beta = float(job.beta or 0.0)
-    score = partial(
-        answer_logprobs,
-        pad=job.tokenizer.pad_token_id,
-        size=job.plan.micro,
-        autocast=_autocast(job.config.dtype, reference),
-    )
-    on_train, on_test = score(reference, job.train), score(reference, job.test)
-    trainer = make_dpo_trainer(
-        model, reference, job.tokenizer, job.train, on_train, job.config, job.plan, str(job.scratch),
-        beta=beta, loss=job.loss,
-    )  # fmt: skip
-    if job.test:
-        watch.held_out = lambda model: _named(preference_scores(score(model, job.test), on_test, beta))
-    watch.first_loss = math.log(2)
-    watch.first_loss_tolerance = 1e-3 if job.config.dtype == "fp32" else 2e-2
-    return trainer
-
-
-def _named(scores: dict[str, float]) -> dict[str, float]:
-    return {f"test/{name}": value for name, value in scores.items()}
-
-
-def _autocast(dtype: str, model: Any) -> Callable[[], AbstractContextManager[Any]]:
-    """The arithmetic that training uses, for passes outside the trainer."""
+def _peak(crew: Crew) -> float | None:
+    """What all GPUs together can do in a second; None on a CPU, and for a GPU that is not known."""
     import torch
 
-    if torch.cuda.is_available():
-        model.to("cuda")
-    return lambda: torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == "bf16")
+    if not torch.cuda.is_available():
+        return None
+    one = peak_flops(torch.cuda.get_device_name())
+    return None if one is None else one * crew.world
 
 
-def _tokens_by_step(job: Job) -> Callable[[int], int]:
-    """Tokens of the rows of a step (1-based), both answers of a pair counted with their prompt."""
-    pairs = job.beta is not None
-    sizes = [
-        2 * len(r.prompt_ids) + len(r.chosen_ids) + len(r.rejected_ids) if pairs else len(r.input_ids)
-        for r in job.train
-    ]
-    known: dict[int, list[list[int]]] = {}
-
-    def tokens(step: int) -> int:
-        epoch, place = divmod(step - 1, job.plan.steps_per_epoch)
-        if epoch not in known:
-            known.clear()
-            known[epoch] = job.plan.batches(epoch)
-        return sum(sizes[row] for row in known[epoch][place])
-
-    return tokens
-
-
-def _as_callback(watch: Watch) -> Any:
-    """The watch as transformers wants a callback: with a handler for every event there is."""
+def _as_callback(watch: Watch, *, before: Callable[[], None], stop_at: int | None) -> Any:
+    """The watch as transformers wants a callback: with a handler for every event there is. `before` runs once the
+    engine holds the model and no step has been made; the step `stop_at` is saved, and is the last."""
     from transformers import TrainerCallback
 
     class Adapter(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            before()
             watch.on_train_begin(args, state, control, **kwargs)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -183,6 +300,8 @@ def _as_callback(watch: Watch) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             watch.on_step_end(args, state, control, **kwargs)
+            if state.global_step == stop_at:
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             watch.on_log(args, state, control, **kwargs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zephyrctl.errors import UsageError
@@ -30,11 +30,8 @@ class Plan:
     scheduler: str
     peak_lr: float
     seed: int
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes per optimiser step."""
-        return math.ceil(min(self.batch, self.rows) / self.micro)
+    longest: int | None = None
+    """The row (or pack) that memory is tried with: it is in the first batch of all."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -53,9 +50,16 @@ class Plan:
         ]
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """The row numbers of every global batch of an epoch (0-based), in training order."""
+        """The row numbers of every global batch of an epoch (0-based), in training order.
+
+        They depend on the seed and the epoch; in epoch 0 the `longest` row changes places with the first, so that
+        memory that is not enough fails in the first step.
+        """
         order = list(range(self.rows))
         random.Random(row_seed(self.seed, "epoch", epoch)).shuffle(order)
+        if epoch == 0 and self.longest is not None:
+            place = order.index(self.longest)
+            order[0], order[place] = order[place], order[0]
         return [order[i : i + self.batch] for i in range(0, self.rows, self.batch)]
 
 
@@ -70,8 +74,9 @@ def make_plan(
     scheduler: str,
     lr: float,
     seed: int,
+    longest: int | None = None,
 ) -> Plan:
-    """The plan for `rows` rows. `warmup` is a share of the steps, rounded up.
+    """The plan for `rows` rows. `warmup` is a share of the steps, rounded up; `longest` see `longest_row`.
 
     Raises UsageError where the learning rates sum to 0, because such a run would train nothing.
     """
@@ -79,7 +84,9 @@ def make_plan(
         raise UsageError("no row is left to train on", hint="the counts above say why rows were dropped")
     per_epoch = math.ceil(rows / batch)
     steps = max_steps if max_steps is not None else max(1, math.ceil(epochs * per_epoch - 1e-9))
-    plan = Plan(rows, batch, min(micro, batch), steps, math.ceil(warmup * steps), scheduler, lr, seed)
+    plan = Plan(
+        rows, batch, min(micro, batch), steps, math.ceil(warmup * steps), scheduler, lr, seed, longest
+    )
     if sum(plan.learning_rates()) <= 0:
         raise UsageError(
             f"this run would train nothing: {steps} step{'s' if steps != 1 else ''}, {plan.warmup_steps} of"
@@ -88,6 +95,11 @@ def make_plan(
             hint="more --epochs or a smaller --batch-size; or no warm-up: --set warmup=0",
         )
     return plan
+
+
+def longest_row(lengths: Sequence[int]) -> int:
+    """The number of the longest row, of several the first."""
+    return max(range(len(lengths)), key=lambda row: (lengths[row], -row))
 
 
 def factor(scheduler: str, step: int, warmup: int, steps: int) -> float:
@@ -103,38 +115,3 @@ def factor(scheduler: str, step: int, warmup: int, steps: int) -> float:
     if scheduler == "cosine":
         return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
     raise UsageError(f"unknown scheduler '{scheduler}'", hint="cosine, linear or constant")
-
-
-class MicroBatches:
-    """The batch sampler of a run: row numbers of one forward pass after another.
-
-    Rows of one global batch are sorted by length before they are split, so that a pass pads little. Every
-    full batch gives exactly `plan.accumulation` passes. The trainer names the epoch through
-    `sampler.set_epoch`.
-    """
-
-    def __init__(self, plan: Plan, lengths: Sequence[int]) -> None:
-        self.plan = plan
-        self.lengths = lengths
-        self.sampler = _Epoch()
-        self.batch_size = plan.micro
-        self.drop_last = False
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.plan.rows, self.plan.batch)
-        return full * math.ceil(self.plan.batch / self.plan.micro) + math.ceil(rest / self.plan.micro)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.plan.batches(self.sampler.epoch):
-            ordered = sorted(batch, key=lambda row: (self.lengths[row], row))
-            yield from (ordered[i : i + self.plan.micro] for i in range(0, len(ordered), self.plan.micro))
-
-
-class _Epoch:
-    """Holds the epoch that the trainer last announced."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch

@@ -64,8 +64,9 @@ class TrainingConfig(StageConfig):
     system: str | None = None
     """The system turn that dialogues without one are given, in training and in the saved chat template
     (empty text: an empty system turn). None leaves the template of the model it starts from as it is."""
-    bos: bool = False
-    """Put the beginning-of-sequence token before the first token, where the template does not."""
+    bos: bool | None = None
+    """Put the beginning-of-sequence token before the first token, where the template does not; false takes away one
+    that an earlier stage put there so."""
     test_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the prompts held out, by their hash, from data that comes without splits."""
     keep_epochs: bool = False
@@ -77,8 +78,9 @@ class TrainingConfig(StageConfig):
     """Rank of the adapters."""
     lora_alpha: float = Field(16, gt=0)
     """Their scale is alpha / rank."""
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    """Dropout before the adapters, in training."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters, in training. Above 0 the result depends on how a batch is split: each process draws
+    for itself."""
     lora_targets: list[str] = Field(default_factory=list)
     """Names of the modules that get adapters; none named: every linear layer but the output head."""
     quantize: Literal["none", "nf4"] = "none"
@@ -89,7 +91,8 @@ class TrainingConfig(StageConfig):
     """Rows per forward pass of one process; gradients are accumulated to `batch_size`. Without it chosen from the
     model's size and the memory."""
     save_steps: int | None = runtime(None, ge=1)
-    """Save a checkpoint every so many steps; without it about once a minute."""
+    """Save a checkpoint every so many steps; without it about once a minute, and so seldom that saving takes at most a
+    twentieth of the time."""
     engine: Engine = runtime("auto")
     """How processes share the work: single; ddp; fsdp2; zero2, zero3 (DeepSpeed). auto: single for one process, else
     what fits: ddp, or zero3 (fsdp2 without DeepSpeed)."""
@@ -110,6 +113,18 @@ class TrainingConfig(StageConfig):
     says that it does not fit otherwise."""
     report_to: list[Tracker] = runtime([])
     """Trackers that get the metrics while they are made."""
+    preview: int = runtime(0, ge=0)
+    """Show so many rows as they will be trained on, and do nothing else."""
+    print_command: bool = runtime(False)
+    """Print the commands of this machine's processes, and do nothing else."""
+    lengths: str | None = runtime(None)
+    """A .npy file of token lengths to plan from, where no data is at hand; with --dry-run."""
+    for_hardware: str | None = runtime(None)
+    """With `lengths`: machines to plan for, such as `16xA100-80GB`; without it this one."""
+    mfu: float | None = runtime(None, gt=0, le=1)
+    """The share of the GPUs' peak that time is estimated with."""
+    disk_speed: float | None = runtime(None, gt=0)
+    """Bytes a second with which checkpoints are expected to be written."""
     verify_resume: int = runtime(0, ge=0)
     """On resuming, first replay up to so many steps before the newest checkpoint and compare."""
 
@@ -132,7 +147,7 @@ class TrainingConfig(StageConfig):
 
     def rules(self) -> TokenRules:
         """What the settings say about tokens beyond the chat template."""
-        return TokenRules(bos=self.bos)
+        return TokenRules(bos=bool(self.bos))
 
     def length_label(self) -> str:
         """`e3` for three epochs, `s200` for 200 steps: the tail of the default name."""

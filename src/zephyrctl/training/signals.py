@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT ask a run to stop at the end of its step; a second signal stops it at once."""
+"""SIGTERM, SIGUSR1, SIGHUP and SIGINT ask a run to stop at the end of its step; a second one stops it at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from zephyrctl.errors import Interrupted
+from zephyrctl.errors import Interrupted, Preempted, ZephyrError
+
+PARENT = "ZEPHYRCTL_PARENT"
+"""Names the process that started this one and watches it. Such a process hears of a signal twice where a batch system
+sends it to everybody, so a second one is not for it to act on: the one that watches kills it."""
 
 
 @dataclass
@@ -21,21 +26,36 @@ class StopSignal:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """A StopSignal that SIGTERM and SIGINT set for the time of the block. Outside the main thread it is
-    never set."""
+    """A StopSignal that SIGTERM, SIGUSR1, SIGINT and, unless it is ignored (nohup), SIGHUP set for the time of the
+    block. Outside the main thread it is never set."""
     state = StopSignal()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if state.number is not None:
+        if state.number is not None and number != signal.SIGUSR1 and PARENT not in os.environ:
             raise Interrupted(number)
-        state.number = number
+        state.number = state.number or number
 
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    wanted = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in wanted}
     try:
         yield state
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def stopped(number: int, saved: str) -> ZephyrError:
+    """The error with which a run ends that signal `number` stopped; `saved` says what is kept.
+
+    Ctrl-C and a lost terminal end as interruptions; what a batch system sends means that the same command may go on
+    later (exit 75).
+    """
+    resume = "the same command goes on from the checkpoint"
+    if number in (signal.SIGTERM, signal.SIGUSR1):
+        return Preempted(f"asked to stop ({signal.Signals(number).name}); {saved}", resume=resume)
+    return Interrupted(number, resume=resume)

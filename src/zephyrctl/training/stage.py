@@ -2,315 +2,322 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import json
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
-from zephyrctl.artifacts.adopt import Source
+from zephyrctl.artifacts import durable
 from zephyrctl.artifacts.manifest import InputRef
-from zephyrctl.artifacts.mixture import open_mixture
 from zephyrctl.artifacts.models import ModelSource
 from zephyrctl.artifacts.step import Step, StepResult, Work
-from zephyrctl.artifacts.store import Store
 from zephyrctl.artifacts.writer import Staging
-from zephyrctl.chat.render import template_digest
-from zephyrctl.chat.tokenizer import load_tokenizer
-from zephyrctl.errors import RefNotFound, StageRejected, UsageError
-from zephyrctl.events import Emit, Event, Note, Table, Warning_
+from zephyrctl.chat.template import template_digest
+from zephyrctl.chat.tokenizer import stop_ids
+from zephyrctl.errors import TryAgain, UsageError
+from zephyrctl.events import Emit, Event, Note, Table, Warning_, plain
 from zephyrctl.libraries import quiet
-from zephyrctl.records import split_of
-from zephyrctl.training.footprint import Shape, check_trainable
-from zephyrctl.training.journal import METRICS, TIMING, Journal
-from zephyrctl.training.locate import locate_model
-from zephyrctl.training.loop import Job, run
-from zephyrctl.training.model import need_training_packages, require_change, save_model
-from zephyrctl.training.plan import FEW_STEPS, Plan, make_plan
+from zephyrctl.training.choosing import choose_engine
+from zephyrctl.training.engine import EngineChoice
+from zephyrctl.training.engines import write_deepspeed_settings
+from zephyrctl.training.footprint import Shape, check_weights, read_shape
+from zephyrctl.training.hardware import this_machine
+from zephyrctl.training.inputs import (
+    Data,
+    Method,
+    open_data,
+    split_rows,
+    starting_model,
+    template_input,
+    tokenise,
+)
+from zephyrctl.training.job import READY, Job
+from zephyrctl.training.journal import METRICS, TIMING
+from zephyrctl.training.lengths import workload_of
+from zephyrctl.training.loop import open_tokenizer, run
+from zephyrctl.training.lora import Base, LoraSettings, need_lora_packages
+from zephyrctl.training.model import need_training_packages, require_change
+from zephyrctl.training.outlook import Assumptions, look_ahead
+from zephyrctl.training.outlook_text import document, events, tables
+from zephyrctl.training.plan import FEW_STEPS
+from zephyrctl.training.planning import plan_from_lengths
+from zephyrctl.training.reference import Reference, describe, reference_step
 from zephyrctl.training.settings import TrainingConfig, need_length
-from zephyrctl.training.tokens import Tokens
+from zephyrctl.training.supervise import Launch, rendezvous, run_ranks, wait_for
+from zephyrctl.training.trackers import need_trackers
 
-ToTokens = Callable[[Iterable[tuple[str, Any]], Any], Tokens]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What sets one way of training apart. `to_tokens(rows, tokenizer)` renders and cuts; `beta` None = no
-    reference."""
-
-    task: str
-    data_kind: str
-    default_data: str
-    made_by: str
-    """The command that makes the default data."""
-    to_tokens: ToTokens
-    beta: float | None = None
-    loss: str = "sigmoid"
-    pack: Callable[[Sequence[Any]], list[Any]] | None = None
-    """Puts the training rows together into longer ones, where that is wanted."""
-
-    @property
-    def reference(self) -> bool:
-        """Whether the starting model also stays as the reference."""
-        return self.beta is not None
-
-
-@dataclass
-class Data:
-    """Token rows of both splits, and what the manifest says of them."""
-
-    train: Tokens
-    test: Tokens
-    held_out: int = 0
-    """Rows held out here, because their source came without splits."""
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-    shares: list[dict[str, Any]] = field(default_factory=list)
-    """What each source of a mixture gave; empty for one source alone."""
-
-    def counts(self) -> dict[str, Any]:
-        """Counts of the training rows by name, those of the held-out rows under `test`."""
-        return {**dict(sorted(self.train.counts.items())), "test": dict(sorted(self.test.counts.items()))}
+JOB = "job"
+"""The folder in a step's scratch that the processes of a run read."""
+_PATIENCE = 3600.0
+"""Seconds that other machines wait for machine 0 to prepare the job."""
 
 
 def train(config: TrainingConfig, work: Work, method: Method) -> StepResult:
     """The model artifact that the settings make, now or before.
 
     Raises UsageError (no starting model, nothing would be trained), RefNotFound and IntegrityError (inputs),
-    EnvironmentFault (packages, weights, memory), StageRejected and NotFinite (the outcome), Interrupted (a
-    signal).
+    EnvironmentFault (packages, weights, memory), StageRejected and NotFinite (the outcome), Preempted and Interrupted
+    (a signal).
     """
-    init = _starting_model(config, work.store, method)
-    source = _source(config, work, method, init)
+    if config.lengths is not None:
+        return _planned(config, work)
+    if method.verify_ref and not method.reference:
+        raise UsageError("--verify-ref: none of the losses asks a reference", hint="leave it away")
+    need_trackers(config.report_to)
+    init = starting_model(config, work.store, method)
+    source = open_data(config, work, method, init)
     world: Literal["sandbox", "real"] = "sandbox" if "sandbox" in (init.world, source.world) else "real"
     inputs = [InputRef(role="init", ref=init.ref, digest=init.digest, kind="model")]
     if method.reference:
         inputs.append(InputRef(role="reference", ref=init.ref, digest=init.digest, kind="model"))
-    inputs += source.inputs("data")
-    name = config.out or f"{method.task}-{config.length_label()}"
-    step = Step(work, config, name=name, kind="model", inputs=inputs, world=world)
-    done = step.done()
+    inputs += [*source.inputs("data"), *template_input(config), *method.inputs]
+    step = Step(
+        work, config, name=config.out or f"{method.task}-{config.length_label()}", kind="model", inputs=inputs,
+        world=world,
+    )  # fmt: skip
+    looking = config.preview or config.print_command
+    done = None if looking else step.done()
     if done is not None:
         return done
     need_training_packages()
-    shape = check_trainable(init.path, reference=method.reference)
+    adapters = LoraSettings.of(config)
+    if adapters is not None:
+        need_lora_packages(adapters)
+    shape = read_shape(init.path)
+    check_weights(init.path, shape)
     need_length(config.max_length, shape.context)
+    if config.print_command:
+        return _commands(config, step, choose_engine(config, shape, this_machine()))
     with quiet():
-        tokenizer = load_tokenizer(init.path, system=config.system)
-        data = _tokens(config, source, tokenizer, method)
-    plan = _plan(config, data, shape, work.emit)
-    _show(config, work.emit, init, shape, data, plan)
+        tokenizer = open_tokenizer(config, init.path)
+    if config.preview:
+        rows, _, _ = split_rows(config, source)
+        previews = list(method.preview(rows[: config.preview], tokenizer))
+        for event in previews:
+            work.emit(event)
+        return StepResult(ref=None, artifact=None, plan={"preview": [plain(event) for event in previews]})
+    if config.machine_rank and not work.dry_run:
+        return _assist(config, step, choose_engine(config, shape, this_machine()))
+    with quiet():
+        data = tokenise(config, source, tokenizer, method)
+    prepared = _Prepared(config, work, method, init, shape, data, tokenizer)
+    prepared.show()
     if work.dry_run:
-        return StepResult(ref=None, artifact=None)
+        return StepResult(ref=None, artifact=None, plan=document(prepared.look))
+    prepared.look.require_ready()
     with step.open() as staging:
-        _train(config, method, init, tokenizer, data, plan, staging, work.emit)
+        prepared.train(step, staging)
         return step.result(staging.commit())
 
 
-def _starting_model(config: TrainingConfig, store: Store, method: Method) -> ModelSource:
-    if config.init is not None:
-        return locate_model(store, config.init)
-    if not method.reference:
-        raise UsageError("no model to start from", hint="--init sandbox, --init ./folder or --init org/name")
-    models = [store.newest(name, kind="model", sides=True) for name in store.names()]
-    known = [f"--init {m.ref}" for m in models if m is not None]
-    raise UsageError(
-        f"{method.task} needs the model to start from; it is also the reference",
-        hint="one of: " + ", ".join(known)
-        if known
-        else "--init sandbox, --init ./folder, or first: zephyrctl sft",
-    )
-
-
-def _source(config: TrainingConfig, work: Work, method: Method, init: ModelSource) -> Source:
-    texts = list(config.data)
-    if not texts:
-        newest = work.store.newest(method.default_data, world=init.world, kind=method.data_kind)
-        if newest is None:
-            raise RefNotFound(
-                f"no {method.default_data} of the {init.world} world in the store to train on",
-                hint=f"zephyrctl {method.made_by}, or name your own: --data FILE",
-            )
-        work.emit(
-            Note(f"training on {newest.ref}, the newest {method.default_data} of the {init.world} world")
-        )
-        texts = [str(newest.ref)]
-    return open_mixture(
+def _planned(config: TrainingConfig, work: Work) -> StepResult:
+    """The run planned from token lengths alone."""
+    if not work.dry_run:
+        raise UsageError("--lengths plans a run and trains nothing", hint="add --dry-run")
+    found = plan_from_lengths(
+        config,
+        Path(str(config.lengths)),
         work.store,
-        texts,
-        method.data_kind,
-        seed=config.seed,
-        on_bad_row=config.on_bad_row,
-        test_fraction=config.test_fraction,
-        emit=work.emit,
+        work.emit,
+        hardware=config.for_hardware,
+        assumptions=Assumptions(mfu=config.mfu, disk=config.disk_speed),
     )
+    return StepResult(ref=None, artifact=None, plan=found)
 
 
-def _tokens(config: TrainingConfig, source: Source, tokenizer: Any, method: Method) -> Data:
-    """All rows as token rows. Splits are those stored; where a source has none, the prompt's hash decides."""
-    train: list[tuple[str, Any]] = []
-    test: list[tuple[str, Any]] = []
-    drawn: list[tuple[str, Any]] = []
-    row: Any
-    for where, split, row in source.rows():
-        if split is None and split_of(row.prompt_id, config.test_fraction) == "test":
-            drawn.append((where, row))
+def _commands(config: TrainingConfig, step: Step, choice: EngineChoice) -> StepResult:
+    """What this machine would run, and nothing done."""
+    if choice.processes == 1:
+        step.work.emit(Note("one process: training runs inside this command, and starts no other"))
+        return StepResult(ref=None, artifact=None, plan={"commands": []})
+    launch = _launch(config, step.folder, choice)
+    lines = launch.shell_lines()
+    return StepResult(ref=None, artifact=None, plan={"commands": lines}, text="\n".join(lines))
+
+
+def _launch(config: TrainingConfig, folder: Path, choice: EngineChoice) -> Launch:
+    address, port = rendezvous(config.rendezvous)
+    return Launch(choice, folder / "scratch" / JOB, config.machine_rank, address, port)
+
+
+def _assist(config: TrainingConfig, step: Step, choice: EngineChoice) -> StepResult:
+    """This machine's part of a run that machine 0 leads; the artifact is the one that machine 0 makes."""
+    launch = _launch(config, step.folder, choice)
+    wait_for(launch.folder / READY, seconds=_PATIENCE, what="the job that machine 0 prepares")
+    run_ranks(launch, step.work.emit, lambda name, folder: None)
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        done = step.done()
+        if done is not None:
+            return done
+        time.sleep(2.0)
+    raise TryAgain("machine 0 has not committed the model", hint="see what machine 0 says")
+
+
+class _Prepared:
+    """A run whose inputs are read and whose plan is made."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        work: Work,
+        method: Method,
+        init: ModelSource,
+        shape: Shape,
+        data: Data,
+        tokenizer: Any,
+    ) -> None:
+        self.config, self.work, self.method, self.init = config, work, method, init
+        self.data, self.tokenizer = data, tokenizer
+        counts = data.train.counts
+        self.look = look_ahead(
+            config,
+            shape,
+            this_machine(),
+            workload_of(data.rows, cut=counts["cut"], cut_tokens=counts["cut_tokens"]),
+            store=work.store.root,
+            assumptions=Assumptions(mfu=config.mfu, disk=config.disk_speed),
+            checks=_template_checks(data, tokenizer),
+        )
+        self.plan, self.choice = self.look.plan, self.look.choice
+
+    def show(self) -> None:
+        """Says what will happen before it does."""
+        emit, plan = self.work.emit, self.plan
+        if self.data.held_out:
+            emit(
+                Note(
+                    f"{self.data.held_out} rows are held out by the hash of their prompt (--set test_fraction=0"
+                    " trains on all)"
+                )
+            )
+        for clause in self.data.train.warnings():
+            emit(Warning_(f"training rows: {clause}"))
+        if plan.rows < plan.batch:
+            emit(
+                Warning_(
+                    f"{plan.rows} rows are fewer than a batch of {plan.batch}: every step has one short batch"
+                )
+            )
+        if plan.steps < FEW_STEPS:
+            emit(
+                Warning_(
+                    f"only {plan.steps} optimiser steps: the model will hardly change (--batch-size, --epochs)"
+                )
+            )
+        for event in events(self.look) if self.work.dry_run else tables(self.look)[:1]:
+            emit(event)
+        shares = tuple(
+            (share["ref"], str(share["used"]), str(share["rows"]), f"{share['weight']:g}")
+            for share in self.data.shares
+        )
+        if shares:
+            emit(Table("mixture", ("source", "rows used", "of", "weight"), shares))
+
+    def train(self, step: Step, staging: Staging) -> None:
+        """Trains, here or in processes of their own, and fills the version."""
+        reference = self._reference()
+        known = None
+        if reference is not None:
+            known = reference.known(staging.scratch / "reference")
+
+        def deliver(name: str, folder: Path) -> None:
+            if name == "reference":
+                assert reference is not None
+                reference.keep(folder)
+            elif name == "final":
+                self._fill(staging, folder)
+            else:
+                with staging.side(f"{staging.name}.{name}", "model") as side:
+                    if side.existing is None:
+                        self._fill(side, folder)
+
+        base = Base.of(self.init)
+        job = Job(
+            task=self.method.task,
+            config=self.config,
+            init=self.init.path,
+            train=self.data.rows,
+            test=self.data.test.rows,
+            plan=self.plan,
+            scratch=staging.scratch,
+            choice=self.choice,
+            loss=self.method.loss,
+            reference=known,
+            verify_ref=self.method.verify_ref,
+            mark=uuid.uuid4().hex,
+            base=(base.name, base.digest),
+            emit=_logged(staging, self.work.emit),
+            deliver=deliver,
+            name=f"{staging.name}-{step.key[:8]}",
+            runs=self.work.store.root.parent / "runs",
+        )
+        if self.choice.processes == 1:
+            run(job)
         else:
-            (test if split == "test" else train).append((where, row))
-    if not train:
-        train, drawn = drawn, []
-    data = Data(method.to_tokens(train, tokenizer), method.to_tokens([*test, *drawn], tokenizer), len(drawn))
-    if method.pack is not None and data.train.rows:
-        data.train.rows = method.pack(data.train.rows)
-        data.train.counts["packs"] = len(data.train.rows)
-    data.rejects = [*source.rejects, *data.train.rejects, *data.test.rejects]
-    data.shares = source.shares()
-    return data
-
-
-def _plan(config: TrainingConfig, data: Data, shape: Shape, emit: Emit) -> Plan:
-    if not data.train.rows:
-        why = ", ".join(f"{n} {k}" for k, n in data.train.counts.items() if k.startswith("dropped_") and n)
-        raise StageRejected(
-            f"no row is left to train on ({why or 'the data has none'})",
-            hint="a larger --max-length, or other data",
-        )
-    plan = make_plan(
-        len(data.train.rows),
-        batch=config.batch_size,
-        micro=config.rows_per_pass(shape.parameters),
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        warmup=config.warmup,
-        scheduler=config.scheduler,
-        lr=config.lr,
-        seed=config.seed,
-    )
-    if plan.rows < plan.batch:
-        emit(
-            Warning_(
-                f"{plan.rows} rows are fewer than a batch of {plan.batch}: every step has one short batch"
+            launch = _launch(self.config, step.folder, self.choice)
+            job.save(launch.folder)
+            write_deepspeed_settings(
+                launch.folder, self.choice, dtype=self.config.dtype, max_grad_norm=self.config.max_grad_norm
             )
-        )
-    if plan.steps < FEW_STEPS:
-        emit(
-            Warning_(
-                f"only {plan.steps} optimiser steps: the model will hardly change (--batch-size, --epochs)"
-            )
-        )
-    return plan
+            run_ranks(launch, job.emit, deliver)
+        if reference is not None:
+            staging.extra.update(describe(reference.artifact))
+        staging.counts["weights_changed"] = require_change(self.init.path, staging.path, self.config.dtype)
+        staging.write_rejects(self.data.rejects)
+
+    def _reference(self) -> Reference | None:
+        if not self.method.reference:
+            return None
+        quiet_work = replace(self.work, again=False)
+        world = "sandbox" if self.init.world == "sandbox" else "real"
+        rows, test = self.data.rows, self.data.test.rows
+        return reference_step(quiet_work, self.config, self.choice, self.init, rows, test, world)  # type: ignore[arg-type]
+
+    def _fill(self, staging: Staging, folder: Path) -> None:
+        """Moves a finished model into a version and writes down what is known of it."""
+        journal = {name: (folder / name).read_text(encoding="utf-8") for name in (METRICS, TIMING)}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in journal):
+            target = staging.path / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        durable.remove_tree(folder)
+        for name, text in journal.items():
+            staging.write_text(name, text)
+        metrics = [json.loads(line) for line in journal[METRICS].splitlines()]
+        if self.data.shares:
+            staging.extra["mixture"] = self.data.shares
+        staging.extra["engine"] = {"name": self.choice.name, "processes": self.choice.processes,
+                                   "attention": self.choice.attention, "device": self.choice.device}  # fmt: skip
+        staging.counts.update(self.data.counts())
+        staging.counts.update(
+            steps=max((row["step"] for row in metrics), default=0), planned_steps=self.plan.steps,
+            batch_size=self.plan.batch, held_out=self.data.held_out,
+        )  # fmt: skip
+        staging.templates["chat_template"] = template_digest(self.tokenizer).removeprefix("sha256:")
+        for key in ("loss", "test/loss", "test/accuracy", "test/margin"):
+            value = next((row[key] for row in reversed(metrics) if key in row), None)
+            if value is not None:
+                staging.headline[key.replace("/", "_")] = round(value, 4)
 
 
-def _show(
-    config: TrainingConfig, emit: Emit, init: ModelSource, shape: Shape, data: Data, plan: Plan
-) -> None:
-    """Says what will happen before it does."""
-    rates = plan.learning_rates()
-    unit = "packed sequences" if "packs" in data.train.counts else "rows"
-    if data.held_out:
-        emit(
-            Note(
-                f"{data.held_out} rows are held out by the hash of their prompt (--set test_fraction=0"
-                " trains on all)"
-            )
-        )
-    emit(
-        Note(
-            f"{plan.steps} steps of {plan.batch} {unit} ({plan.rows} {unit}, {plan.epochs:g} epochs),"
-            f" {plan.warmup_steps} of"
-            f" them warm-up, peak learning rate {plan.peak_lr:g} ({plan.scheduler}), sum of learning rates"
-            f" {sum(rates):.4g}"
-        )
-    )
-    lost = {
-        k: n
-        for k, n in data.train.counts.items()
-        if (k.startswith(("cut", "dropped_")) or "special" in k) and n
-    }
-    if lost:
-        emit(
-            Warning_(
-                "training rows: " + ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in sorted(lost.items()))
-            )
-        )
-    rows = [
-        ("model", f"{init.ref} ({shape.size} parameters)"),
-        ("rows", f"{data.train.counts['rows']} to train on, {len(data.test.rows)} held out"),
-        (
-            "tokens",
-            f"{data.train.counts['tokens']} an epoch, {data.train.counts['loss_tokens']} of them bear loss",
-        ),
-        ("forward passes", f"{plan.accumulation} of up to {plan.micro} rows a step"),
-        ("arithmetic", config.dtype),
-    ]
-    rows += [
-        (f"from {share['ref']}", f"{share['used']} rows of {share['rows']} (weight {share['weight']:g})")
-        for share in data.shares
-    ]
-    emit(Table("plan", ("what", "value"), tuple(rows)))
-
-
-def _train(
-    config: TrainingConfig,
-    method: Method,
-    init: ModelSource,
-    tokenizer: Any,
-    data: Data,
-    plan: Plan,
-    staging: Staging,
-    tell: Emit,
-) -> None:
-    def keep(epoch: int, model: Any, journal: Journal) -> None:
-        with staging.side(f"{staging.name}.epoch{epoch}", "model") as side:
-            if side.existing is None:
-                _fill(side, config, model, tokenizer, data, plan, journal)
-
+def _logged(staging: Staging, tell: Emit) -> Emit:
     def emit(event: Event) -> None:
         staging.log(event)
         tell(event)
 
-    trained = run(
-        Job(
-            task=method.task,
-            config=config,
-            init=init.path,
-            tokenizer=tokenizer,
-            train=data.train.rows,
-            test=data.test.rows,
-            plan=plan,
-            scratch=staging.scratch,
-            emit=emit,
-            keep_epoch=keep if config.keep_epochs else None,
-            beta=method.beta,
-            loss=method.loss,
-        )
-    )
-    _fill(staging, config, trained.model, tokenizer, data, plan, trained.journal)
-    staging.counts["weights_changed"] = require_change(init.path, staging.path, config.dtype)
-    staging.write_rejects(data.rejects)
+    return emit
 
 
-def _fill(
-    staging: Staging,
-    config: TrainingConfig,
-    model: Any,
-    tokenizer: Any,
-    data: Data,
-    plan: Plan,
-    journal: Journal,
-) -> None:
-    """Puts the model and what is known of it into a version."""
-    with quiet():
-        save_model(model, tokenizer, staging.path, config.dtype)
-    texts = journal.texts()
-    for name in (METRICS, TIMING):
-        staging.write_text(name, texts[name])
-    steps = max((row["step"] for row in journal.metrics), default=0)
-    if data.shares:
-        staging.extra["mixture"] = data.shares
-    staging.counts.update(data.counts())
-    staging.counts.update(
-        steps=steps, planned_steps=plan.steps, batch_size=plan.batch, held_out=data.held_out
-    )
-    staging.templates["chat_template"] = template_digest(tokenizer).removeprefix("sha256:")
-    for key in ("loss", "test/loss", "test/accuracy", "test/margin"):
-        value = journal.last(key)
-        if value is not None:
-            staging.headline[key.replace("/", "_")] = round(value, 4)
+def _template_checks(data: Data, tokenizer: Any) -> list[tuple[str, str]]:
+    """What tokenising every row has shown of the chat template."""
+    counts = data.train.counts
+    faults = {name.removeprefix("fault_"): n for name, n in counts.items() if name.startswith("fault_") and n}
+    told = ", ".join(f"{name.replace('_', ' ')}: {n} rows" for name, n in sorted(faults.items()))
+    closes = ", ".join(tokenizer.convert_ids_to_tokens(stop_ids(tokenizer)))
+    return [
+        ("template round trip", f"{counts['rows']} rows" + (f"; {told}" if told else ", no fault")),
+        ("answers end with", closes),
+    ]

@@ -300,3 +300,34 @@ def test_the_environment_of_the_command_decides(hub: FakeHub, tmp_path: Path) ->
     offline = {**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": os.fspath(tmp_path / "empty")}
     done = subprocess.run(command, cwd=tmp_path, env=offline, capture_output=True, text=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["error"]["kind"]) == (75, "try_again")
+
+
+def test_a_bundle_gives_the_same_files_under_the_same_refs(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zephyrctl.artifacts import bundle
+    from zephyrctl.artifacts.hub import fetch_data
+
+    online = fetch_data("hf://org/talk", "sft")
+    files = tuple(
+        bundle.BundleFile(name, len(body), hashlib.sha256(body).hexdigest())
+        for name, body in FILES.items()
+        if name.endswith(".jsonl")
+    )
+    thing = bundle.Thing("data", "org/talk", None, SHA, files)
+    for file in files:
+        path = thing.folder(tmp_path / "bundle") / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FILES[file.path])
+    bundle.write(tmp_path / "bundle", [thing])
+    monkeypatch.setenv(bundle.VARIABLE, os.fspath(tmp_path / "bundle"))
+    hub.asked.clear()
+    offline = fetch_data("hf://org/talk", "sft")
+    assert hub.asked == []
+    assert (offline.ref, offline.rule) == (online.ref, online.rule)
+    assert [(name, split) for _, name, split in offline.files] == [
+        (name, split) for _, name, split in online.files
+    ]
+    assert [p.read_bytes() for p, _, _ in offline.files] == [p.read_bytes() for p, _, _ in online.files]
+    with pytest.raises(RefNotFound, match="not in the bundle"):
+        fetch_data("hf://org/none", "sft")

@@ -85,6 +85,20 @@ def test_an_answer_that_would_merge_with_its_prompt_is_tokenised_apart(tokenizer
     assert not render_dialogue(tokenizer, talk("x", "yo")).resegmented
 
 
+def test_a_later_prompt_may_split_the_border_of_such_an_answer_otherwise(tokenizer: Any) -> None:
+    messages = talk("x", "\n\nyo", "more", "no")
+    rendered = render_dialogue(tokenizer, messages)
+    later = render_prompt(tokenizer, messages[:3])
+    assert rendered.resegmented
+    assert rendered.input_ids[: len(later)] != later, (
+        "as history the answer is tokenised with the text around it"
+    )
+    start = tokenizer.decode(rendered.input_ids).index(tokenizer.decode(later))
+    assert start == 0
+    pair = render_pair(tokenizer, messages[:3], messages[3:], talk("", "yes")[1:])
+    assert pair.prompt_ids == later, "a preference trains its last answer alone, behind the very prompt"
+
+
 def test_pair_shares_its_prompt_and_ends_both_answers(tokenizer: Any) -> None:
     pair = render_pair(tokenizer, talk("q"), [Message(role="assistant", content="good")], talk("", "bad")[1:])
     assert pair.prompt_ids == render_prompt(tokenizer, talk("q"))
@@ -111,7 +125,8 @@ def test_system_default_is_part_of_the_template_and_never_grows(tokenizer: Any, 
     assert with_system_default(once, "x") == with_system_default(zephyr_template(), "x")
     with_system.chat_template = once
     assert render_text(with_system, talk("q")).startswith('<|system|>\nit\'s\n"one" \\ two</s>\n<|user|>')
-    plain = render_dialogue(tokenizer, talk("q", "a"), system_default="")
+    told_nothing = [Message(role="system", content=""), *talk("q", "a")]
+    plain = render_dialogue(tokenizer, told_nothing)
     with_system.chat_template = with_system_default(zephyr_template(), "")
     assert plain.input_ids == render_dialogue(with_system, talk("q", "a")).input_ids
     assert template_digest(tokenizer) != template_digest(with_system)

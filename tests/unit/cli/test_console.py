@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyrctl.cli.console import Console, calls_line, plain_table, printable
+from zephyrctl.cli.console import Console, calls_line, plain_table
+from zephyrctl.cli.plain import printable
 from zephyrctl.cli.options import Session
 from zephyrctl.errors import BadRow
 from zephyrctl.events import Calls, Note, Progress, Table, Warning_

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from zephyrctl.config import STAGES, Layer, build
+from zephyrctl.config import STAGES, Layer, StageConfig, build
 from zephyrctl.editions import load as editions
-from zephyrctl.editions.resolve import resolve
+from zephyrctl.editions.resolve import named_edition, resolve
 from zephyrctl.errors import ConfigError
 from zephyrctl.project import load_project
 from zephyrctl.stages.dpo.config import DpoConfig
@@ -95,3 +95,88 @@ def test_unknown_edition_and_section(tmp_path: Path) -> None:
     own.write_text("dpo: {}\nsfr: {}\n")
     with pytest.raises(ConfigError, match="unknown key 'sfr'"):
         resolve(DpoConfig, {}, config_file=own)
+
+
+TRAINING = [name for name in editions.names() if name not in ("sandbox", "zephyr-h4")]
+DECIDED = {
+    "seed", "default_template", "system", "bos", "max_length", "batch_size", "epochs", "lr", "scheduler", "warmup",
+    "optimizer", "weight_decay", "max_grad_norm", "dtype", "lora", "quantize",
+}  # fmt: skip
+OF_STAGE = {
+    "sft": {"init", "packing", "loss_on"},
+    "dpo": {
+        "beta", "loss", "label_smoothing", "nll_weight", "length_normalised", "max_prompt_length", "answer_room",
+        "close", "header_in_answer",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_decision_is_written_out(name: str, stage: str) -> None:
+    section = editions.load(name).sections[stage]
+    assert set(section) >= DECIDED | OF_STAGE[stage]
+    if section["optimizer"] != "rmsprop":
+        assert set(section) >= {"adam_beta1", "adam_beta2", "adam_epsilon"}
+    if section["lora"]:
+        assert set(section) >= {"lora_r", "lora_alpha", "lora_dropout"}
+    if stage == "sft" and section["packing"] != "wrapped":  # which cuts nothing
+        assert "truncation" in section
+    configs: dict[str, type[StageConfig]] = {"sft": SftConfig, "dpo": DpoConfig}
+    runtime = set(configs[stage].fields_with_role("runtime"))
+    assert not runtime & set(section)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_an_edition_as_it_is_carries_its_plain_name(name: str) -> None:
+    assert resolve(SftConfig, {}, edition=name).label == resolve(DpoConfig, {}, edition=name).label == name
+
+
+@pytest.mark.parametrize("name", editions.names())
+def test_an_edition_tells_its_origin(name: str) -> None:
+    edition = editions.load(name)
+    assert len(edition.brief) <= 90
+    assert "\n" not in edition.brief
+    assert len(edition.about) > len(edition.brief)
+    if name in TRAINING:
+        assert "not repeated" in edition.about or "cannot" in edition.about
+
+
+# batch of SFT, its warm-up; batch, epochs, beta, schedule and optimiser of DPO
+PUBLISHED = {
+    "zephyr-7b/paper": (512, 0.1, 32, 3, 0.1, "linear", "adamw"),
+    "zephyr-7b/handbook-0.2": (512, 0.0, 64, 3, 0.1, "linear", "rmsprop"),
+    "zephyr-7b/handbook-0.3": (128, 0.1, 128, 1, 0.01, "cosine", "adamw"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_numbers(name: str) -> None:
+    sft, dpo = resolve(SftConfig, {}, edition=name).config, resolve(DpoConfig, {}, edition=name).config
+    found = (sft.batch_size, sft.warmup, dpo.batch_size, dpo.epochs, dpo.beta, dpo.scheduler, dpo.optimizer)
+    assert found == PUBLISHED[name]
+    assert (sft.lr, sft.max_length, sft.epochs, sft.scheduler) == (2e-5, 2048, 1, "cosine")
+    assert (dpo.lr, dpo.max_length, dpo.max_prompt_length, dpo.warmup) == (5e-7, 1024, 512, 0.1)
+    assert sft.system == dpo.system == ""
+
+
+def test_the_edition_where_none_is_named(tmp_path: Path) -> None:
+    assert resolve(DpoConfig, {}, fallback="small").edition == "small"
+    assert resolve(DpoConfig, {}, fallback="small", edition="sandbox").edition == "sandbox"
+    project = tmp_path / "zephyrctl.yaml"
+    project.write_text("edition: one-gpu\ndpo:\n  beta: 0.7\n")
+    found = resolve(DpoConfig, {}, fallback="small", project=load_project(project))
+    assert found.edition == "one-gpu"
+    project.write_text("dpo:\n  beta: 0.7\n")
+    found = resolve(DpoConfig, {}, fallback="small", project=load_project(project))
+    assert (found.label, found.origins["beta"]) == ("small + beta", str(project))
+
+
+def test_which_edition_is_named(tmp_path: Path) -> None:
+    own, project = tmp_path / "run.yaml", tmp_path / "zephyrctl.yaml"
+    own.write_text("edition: sandbox\nlr: 0.5\n")
+    project.write_text("edition: one-gpu\n")
+    assert named_edition(DpoConfig, None, None, load_project(tmp_path / "none.yaml")) is None
+    assert named_edition(DpoConfig, None, None, load_project(project)) == "one-gpu"
+    assert named_edition(DpoConfig, own, None, load_project(project)) == "sandbox"
+    assert named_edition(DpoConfig, own, "small", load_project(project)) == "small"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from zephyrctl.errors import EnvironmentFault, IntegrityError
+from zephyrctl.errors import EnvironmentFault, IntegrityError, RefNotFound
 from zephyrctl.training import footprint
+from zephyrctl.training.known_shapes import known_shape
 
 MISTRAL_7B = {
     "architectures": ["MistralForCausalLM"],
@@ -47,28 +48,16 @@ def test_parameters_are_those_of_the_built_model(make_tiny: Any, tmp_path: Path,
     shape = footprint.read_shape(built)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     assert shape.context == 2048
-    footprint.check_trainable(built, reference=True)
+    footprint.check_weights(built, shape)
 
 
 def test_missing_weights_say_what_lacks_and_what_it_would_need(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        footprint.check_trainable(folder(tmp_path / "m"), reference=False)
+        footprint.check_weights(folder(tmp_path / "m"), footprint.shape_of(MISTRAL_7B))
     assert caught.value.exit_code == 3
     assert "7.2 B-parameter model" in caught.value.message
     assert "needs model.safetensors" in caught.value.message
     assert "108 GiB" in caught.value.message
-
-
-def test_too_little_memory_is_said_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "available_bytes", lambda: 23 * 1024**3)
-    monkeypatch.setattr(footprint, "gpu_bytes", lambda: None)
-    model = folder(tmp_path / "m", None, "model.safetensors")
-    with pytest.raises(EnvironmentFault, match=r"about 108 GiB .*this machine has 23 GiB"):
-        footprint.check_trainable(model, reference=False)
-    with pytest.raises(EnvironmentFault, match=r"about 135 GiB .*reference model"):
-        footprint.check_trainable(model, reference=True)
-    monkeypatch.setattr(footprint, "gpu_bytes", lambda: 141 * 1024**3)
-    footprint.check_trainable(model, reference=True)
 
 
 def test_shards_are_checked_by_name(tmp_path: Path) -> None:
@@ -99,7 +88,51 @@ def test_what_is_no_model_folder(tmp_path: Path) -> None:
         footprint.read_shape(tmp_path)
 
 
-def test_memory_of_this_machine_is_known() -> None:
-    have = footprint.available_bytes()
-    assert have is not None
-    assert have > 0
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096),
+        ("Llama-3.1-8B", 8_030_261_248),
+        ("meta-llama/Llama-3.2-1B", 1_235_814_400),
+        ("Qwen/Qwen3-8B-Base", 8_190_735_360),
+        ("Qwen/Qwen3-0.6B-Base", 596_049_920),
+        ("qwen/qwen2.5-0.5b", 494_032_768),
+        ("hf://google/gemma-2b", 2_506_172_416),
+        ("HuggingFaceTB/SmolLM2-135M@main", 134_515_008),
+    ],
+)
+def test_known_models_have_the_parameters_they_were_published_with(name: str, parameters: int) -> None:
+    assert known_shape(name).parameters == parameters
+
+
+def test_what_the_table_does_not_know() -> None:
+    with pytest.raises(RefNotFound, match="shape of 'org/other'") as caught:
+        known_shape("org/other")
+    assert "Mistral-7B" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma", "gemma3_text", "olmo2", "llama"])
+def test_parameters_are_those_that_transformers_builds(family: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        family, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, vocab_size=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = footprint.shape_of(config.to_dict())
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_shapes_that_are_not_plain() -> None:
+    nested = {"architectures": ["SeeingModel"], "model_type": "sees", "text_config": MISTRAL_7B}
+    assert footprint.shape_of(nested).parameters == 7_241_732_096
+    experts = footprint.shape_of({**MISTRAL_7B, "num_local_experts": 8})
+    assert experts.parameters is None
+    assert footprint.shape_of({**MISTRAL_7B, "sliding_window": 4096}).window == 4096
+    assert (
+        footprint.shape_of({**MISTRAL_7B, "sliding_window": 4096, "use_sliding_window": False}).window is None
+    )
+    assert footprint.shape_of({"model_type": "mamba"}).linear is None

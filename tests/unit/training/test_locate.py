@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from zephyrctl.artifacts import bundle
+from zephyrctl.artifacts.bundle import BundleFile, Thing
+from zephyrctl.artifacts.digests import hash_file
 from zephyrctl.artifacts.store import Store
-from zephyrctl.errors import EnvironmentFault, RefNotFound, TryAgain, UsageError
+from zephyrctl.errors import EnvironmentFault, IntegrityError, RefNotFound, TryAgain, UsageError
 from zephyrctl.training.locate import locate_model
 
 
@@ -60,7 +63,7 @@ def test_the_hub_offline_can_succeed_later(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(TryAgain) as caught:
         locate_model(store, "someone/some-model")
-    assert "its folder: ./some-model" in str(caught.value.hint)
+    assert "zephyrctl fetch --for hf:someone/some-model --to DIR" in str(caught.value.hint)
 
 
 def test_a_hub_name_that_does_not_exist(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +76,35 @@ def test_a_hub_name_that_does_not_exist(store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(RefNotFound, match="no model someone/none"):
         locate_model(store, "hf:someone/none")
+
+
+def test_a_name_of_the_hub_is_the_same_model_online_and_in_a_bundle(
+    store: Store, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    commit = "c" * 40
+    cached = tmp_path / "cache" / commit
+    shutil.copytree(tiny, cached)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(cached))
+    online = locate_model(store, "someone/tiny")
+    brought = tmp_path / "bundle"
+    files = tuple(
+        BundleFile(p.name, p.stat().st_size, hash_file(p)) for p in sorted(tiny.iterdir()) if p.is_file()
+    )
+    thing = Thing("model", "someone/tiny", None, commit, files)
+    shutil.copytree(tiny, thing.folder(brought))
+    bundle.write(brought, [thing])
+    monkeypatch.setenv(bundle.VARIABLE, str(brought))
+    offline = locate_model(store, "someone/tiny")
+    assert offline.path == thing.folder(brought)
+    assert (offline.ref, offline.digest) == (online.ref, online.digest)
+    assert offline.ref == f"hf://someone/tiny@{commit}"
+    assert locate_model(store, offline.ref).path == offline.path
+    with (offline.path / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\0")
+    with pytest.raises(IntegrityError, match=r"model.safetensors of someone/tiny is damaged"):
+        locate_model(store, "someone/tiny")
+    with pytest.raises(RefNotFound, match="not in the bundle"):
+        locate_model(store, "someone/other")

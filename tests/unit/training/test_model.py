@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from zephyrctl.artifacts.models import check_model_folder
 from zephyrctl.chat.tokenizer import load_tokenizer
 from zephyrctl.errors import EnvironmentFault, MissingExtra, StageRejected
+from zephyrctl.training import model
 from zephyrctl.training.model import load_model, need_training_packages, require_change, save_model
 
 
@@ -57,7 +59,7 @@ def test_every_token_that_ends_an_answer_is_named(tiny: Path, tmp_path: Path) ->
     model.generation_config.eos_token_id = [7, 5]
     save_model(model, load_tokenizer(tiny), tmp_path / "saved", "fp32")
     generation = json.loads((tmp_path / "saved" / "generation_config.json").read_text(encoding="utf-8"))
-    assert generation["eos_token_id"] == [1, 5, 7]
+    assert generation["eos_token_id"] == [1, 7, 5]
 
 
 def test_equal_models_give_equal_bytes(tiny: Path, tmp_path: Path) -> None:
@@ -66,6 +68,51 @@ def test_equal_models_give_equal_bytes(tiny: Path, tmp_path: Path) -> None:
         save_model(load_model(source), load_tokenizer(source), tmp_path / target, "bf16")
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_large_models_are_saved_in_several_files_with_an_index(
+    make_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = make_tiny(tmp_path / "m", tied=tied)
+    loaded = load_model(folder)
+    with torch.no_grad():
+        loaded.model.norm.weight += 1.0
+    monkeypatch.setattr(model, "SHARD", "100KB")
+    for name in ("a", "b"):
+        save_model(loaded, load_tokenizer(folder), tmp_path / name, "fp32")
+    shards = sorted(p.name for p in (tmp_path / "a").glob("*.safetensors"))
+    assert len(shards) > 2
+    for path in sorted((tmp_path / "a").iterdir()):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    assert check_model_folder(tmp_path / "a")
+    index = json.loads((tmp_path / "a" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert sorted(set(index["weight_map"].values())) == shards
+    assert require_change(folder, tmp_path / "a", "fp32") == 1
+    again = AutoModelForCausalLM.from_pretrained(str(tmp_path / "a")).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in loaded.state_dict().items())
+
+
+def test_weights_held_elsewhere_are_the_ones_saved(tiny: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    loaded = load_model(tiny)
+    state = {name: value * 2 for name, value in loaded.state_dict().items() if name != "lm_head.weight"}
+    save_model(loaded, load_tokenizer(tiny), tmp_path / "s", "fp32", state=state)
+    saved = load_file(str(tmp_path / "s" / "model.safetensors"))
+    assert saved.keys() == state.keys()
+    assert all((saved[name] == state[name]).all() for name in saved)
+    del state["model.norm.weight"]
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight"):
+        save_model(loaded, load_tokenizer(tiny), tmp_path / "t", "fp32", state=state)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_is_the_one_asked_for(tiny: Path, attention: str) -> None:
+    assert load_model(tiny, attention=attention).config._attn_implementation == attention
 
 
 def test_dropout_is_off(tiny: Path, tmp_path: Path) -> None:

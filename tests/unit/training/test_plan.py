@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyrctl.errors import UsageError
-from zephyrctl.training.packing import pack_plan, pack_rows
-from zephyrctl.training.plan import MicroBatches, Plan, make_plan
-from zephyrctl.training.tokens import SftTokens
+from zephyrctl.training.plan import Plan, longest_row, make_plan
 
 
 def plan(rows: int = 100, **changes: object) -> Plan:
@@ -47,24 +43,28 @@ def test_learning_rates_are_those_of_transformers(scheduler: str, steps: int, wa
 @given(
     rows=st.integers(1, 200),
     batch=st.integers(1, 50),
-    micro=st.integers(1, 60),
     epoch=st.integers(0, 3),
     seed=st.integers(0, 5),
+    longest=st.integers(0, 199),
 )
-def test_micro_batches_only_split_global_batches(
-    rows: int, batch: int, micro: int, epoch: int, seed: int
+def test_every_row_is_in_one_batch_and_the_longest_in_the_first(
+    rows: int, batch: int, epoch: int, seed: int, longest: int
 ) -> None:
-    made = plan(rows, batch=batch, micro=micro, warmup=0, seed=seed)
-    sampler = MicroBatches(made, [7 * i % 13 for i in range(rows)])
-    sampler.sampler.set_epoch(epoch)
-    passes = list(sampler)
-    assert len(passes) == len(sampler)
-    assert sorted(r for p in passes for r in p) == list(range(rows))
-    steps = [passes[i : i + made.accumulation] for i in range(0, len(passes), made.accumulation)]
-    assert len(steps) == made.steps_per_epoch
-    for step, planned in zip(steps, made.batches(epoch), strict=True):
-        assert sorted(r for p in step for r in p) == sorted(planned)
-        assert all(1 <= len(p) <= micro for p in step)
+    longest %= rows
+    made = plan(rows, batch=batch, warmup=0, seed=seed, longest=longest)
+    batches = made.batches(epoch)
+    assert sorted(row for one in batches for row in one) == list(range(rows))
+    assert [len(one) for one in batches[:-1]] == [batch] * (made.steps_per_epoch - 1)
+    if epoch == 0:
+        assert longest in batches[0]
+        unmoved = plan(rows, batch=batch, warmup=0, seed=seed).batches(0)
+        moved = sum(a != b for x, y in zip(batches, unmoved, strict=True) for a, b in zip(x, y, strict=True))
+        assert moved in (0, 2)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1))
+def test_the_longest_row_is_the_first_of_its_length(lengths: list[int]) -> None:
+    assert longest_row(lengths) == lengths.index(max(lengths))
 
 
 def test_epochs_differ_and_repeat() -> None:
@@ -103,22 +103,3 @@ def test_a_run_that_would_train_nothing_is_refused() -> None:
 def test_fewer_rows_than_a_batch_make_one_short_batch() -> None:
     made = plan(5, batch=32, micro=4, warmup=0)
     assert [len(batch) for batch in made.batches(0)] == [5]
-    assert made.accumulation == 2
-
-
-@given(st.lists(st.integers(1, 40), max_size=80), st.integers(20, 60))
-def test_packs_hold_every_row_once_within_capacity(lengths: list[int], capacity: int) -> None:
-    packs = pack_plan(lengths, capacity)
-    assert sorted(r for p in packs for r in p) == list(range(len(lengths)))
-    assert all(sum(lengths[r] for r in p) <= capacity or len(p) == 1 for p in packs)
-    if lengths and max(lengths) <= capacity:
-        assert len(packs) <= 2 * math.ceil(sum(lengths) / capacity)
-    assert packs == pack_plan(lengths, capacity)
-
-
-def test_packed_rows_keep_their_borders() -> None:
-    rows = [SftTokens([i] * n, [-100] * (n - 1) + [i]) for i, n in enumerate((3, 5, 2))]
-    packs = pack_rows(rows, 7)
-    assert [p.seq_lengths for p in packs] == [[5, 2], [3]]
-    assert packs[0].input_ids == [1] * 5 + [2] * 2
-    assert packs[0].labels == [-100] * 4 + [1] + [-100, 2]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl.chat.render import render_prompt
-from zephyrctl.chat.tokenizer import load_tokenizer
+from zephyrctl.chat.tokenizer import load_tokenizer, stop_ids
 from zephyrctl.config import canonical
-from zephyrctl.errors import EnvironmentFault, MissingExtra
+from zephyrctl.errors import EnvironmentFault, MissingExtra, UsageError
 from zephyrctl.libraries import quiet, yield_cores
 from zephyrctl.records import Message, row_seed
 
@@ -87,10 +87,18 @@ def load_model(folder: Path) -> Loaded:
                 f"{folder}: cannot be loaded as a language model: {lines[0][:300]}"
             ) from None
     model = model.to("cuda" if on_gpu else "cpu").eval()
-    named = getattr(model.generation_config, "eos_token_id", None)
-    stop = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
     context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 20)
-    return Loaded(model, tokenizer, frozenset(stop), context)
+    return Loaded(model, tokenizer, _stops(tokenizer, model), context)
+
+
+def _stops(tokenizer: Any, model: Any) -> frozenset[int]:
+    """The tokens at which an answer ends; a template that closes no turn leaves those that the model names."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    try:
+        return frozenset(stop_ids(tokenizer, named))
+    except UsageError:
+        known = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+        return frozenset(known - {None})
 
 
 def answer_all(loaded: Loaded, bodies: Sequence[Mapping[str, Any]]) -> list[bytes]:

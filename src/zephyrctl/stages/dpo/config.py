@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from zephyrctl.chat.rules import Close, TokenRules
 from zephyrctl.config import runtime
+from zephyrctl.losses import LossSpec
 from zephyrctl.training.settings import TrainingConfig
 
 
@@ -38,6 +39,9 @@ class DpoConfig(TrainingConfig):
     """Log-probabilities are divided by the answer's number of tokens before the loss."""
     max_prompt_length: int = Field(512, ge=1)
     """Tokens that a prompt keeps, its last ones, where prompt and answer exceed `max_length`."""
+    answer_room: Literal["rest", "fixed"] = "rest"
+    """Tokens that an answer keeps once its prompt was cut: what the prompt left, or `max_length` less
+    `max_prompt_length` however short the prompt is (as TRL up to 0.11)."""
     close: Close = "eos"
     """How an answer ends: the end-of-sequence token; all that the template puts behind it; that and one more."""
     header_in_answer: bool = False
@@ -50,6 +54,18 @@ class DpoConfig(TrainingConfig):
     def _one_or_many_losses(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | float | int) else value
 
+    def spec(self) -> LossSpec:
+        """The loss that the settings describe. Raises UsageError for settings that fit no loss named."""
+        return LossSpec(
+            names=tuple(self.loss),
+            weights=tuple(self.loss_weights),
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            simpo_gamma=self.simpo_gamma,
+            nll_weight=self.nll_weight,
+            length_normalised=self.length_normalised,
+        )
+
     def rules(self) -> TokenRules:
         """What the settings say about tokens beyond the chat template."""
-        return TokenRules(bos=self.bos, close=self.close, header_in_answer=self.header_in_answer)
+        return TokenRules(bos=bool(self.bos), close=self.close, header_in_answer=self.header_in_answer)

@@ -30,4 +30,4 @@ class SftConfig(TrainingConfig):
 
     def rules(self) -> TokenRules:
         """What the settings say about tokens beyond the chat template."""
-        return TokenRules(bos=self.bos, loss_on=self.loss_on)
+        return TokenRules(bos=bool(self.bos), loss_on=self.loss_on)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from zephyrctl.artifacts.step import StepResult, Work
 from zephyrctl.stages.sft.config import SftConfig
-from zephyrctl.training.packing import pack_rows
-from zephyrctl.training.stage import Method, train
+from zephyrctl.training.inputs import Method
+from zephyrctl.training.preview import preview_dialogues
+from zephyrctl.training.stage import train
 from zephyrctl.training.tokens import sft_tokens
 
 
@@ -17,12 +19,18 @@ def run(config: SftConfig, work: Work) -> StepResult:
 
     Raises as `zephyrctl.training.stage.train`.
     """
+    cut: dict[str, Any] = {
+        "max_length": config.max_length,
+        "rules": config.rules(),
+        "truncation": config.truncation,
+    }
     method = Method(
         task="sft",
         data_kind="sft",
         default_data="sft-data",
         made_by="gen-sft",
-        to_tokens=partial(sft_tokens, max_length=config.max_length),
-        pack=partial(pack_rows, capacity=config.max_length) if config.packing != "none" else None,
+        to_tokens=partial(sft_tokens, **cut),
+        preview=partial(preview_dialogues, **cut),
+        packing=config.packing,
     )
     return train(config, work, method)

@@ -1,0 +1,98 @@
+"""`zephyrctl launch`: a training as a job of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zephyrctl.cli.options import Session, common
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="A training as a job of a cluster; writes the script, submits nothing.",
+)
+
+
+@app.callback()
+@common
+def launch_cli(*, session: Session) -> None:
+    """Takes the shared options where they stand before the verb."""
+
+
+@app.command("slurm")
+@common
+def slurm_cli(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="-- sft|dpo …", help="The training, as you would type it after zephyrctl."),
+    ],
+    *,
+    session: Session,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="GPUs of each machine.  [default: whole machines]")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option("--cpus", min=1, help="Processor cores of each machine.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", help="Limit, as Slurm writes it: 4:00:00, 1-12.  [default: the cluster's]"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the job.  [default: the training's --out, sft, dpo]")
+    ] = None,
+    save_before: Annotated[
+        int,
+        typer.Option("--save-before", min=30, help="Save and stop so many seconds before the limit."),
+    ] = 300,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option("--sbatch", metavar="OPTION=VALUE", help="More for sbatch: partition=gpu; repeatable."),
+    ] = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--module", help="Module to load first; repeatable.")
+    ] = None,
+    venv: Annotated[
+        str | None, typer.Option("--venv", help="Virtual environment that holds zephyrctl.")
+    ] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option("--setup", metavar="LINE", help="Line of shell to run first; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.  [default: stdout]")] = None,
+) -> None:
+    """Write a batch script for Slurm that runs a training on one machine or several, and goes on in the next turn.
+
+    Before the time is up the training saves at the end of a step, and the job goes back into the queue. All machines
+    must see the same store. --num-machines in the training's command says how many; the script adds --machine-rank and
+    --rendezvous. Nothing is submitted.
+
+    \b
+    zephyrctl launch slurm --gpus 8 --time 12:00:00 -o sft.sbatch -- sft --init ./Mistral-7B-v0.1 --num-machines 2
+    """
+    from zephyrctl.cli.console import Console
+    from zephyrctl.errors import UsageError
+    from zephyrctl.events import Note
+    from zephyrctl.training.slurm import SlurmJob, render
+
+    if session.store is not None and "--store" not in command:
+        command = [*command, "--store", str(session.store)]
+    job = SlurmJob(
+        command=tuple(command), gpus=gpus, cpus=cpus, time=time, name=name, save_before=save_before,
+        directives=tuple(sbatch or ()), modules=tuple(module or ()), venv=venv, setup=tuple(setup or ()),
+    )  # fmt: skip
+    script = render(job)
+    console = Console(session)
+    if out is None:
+        console.result(script, {"script": script, "machines": job.machines})
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(script)
+    except FileExistsError:
+        raise UsageError(f"{out} is there already", hint="another name for --out, or remove it") from None
+    console(Note(f"look at it, then: sbatch {out}"))
+    console.result(str(out), {"script": script, "machines": job.machines, "path": str(out)})

@@ -1,0 +1,124 @@
+"""What each engine needs told: the environment that accelerate's own launcher would set, and DeepSpeed's settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zephyrctl.errors import EnvironmentFault
+from zephyrctl.training.crew import Crew
+from zephyrctl.training.engine import EngineChoice
+
+DEEPSPEED = "deepspeed.json"
+
+
+def environment(
+    choice: EngineChoice,
+    *,
+    rank: int,
+    local_rank: int,
+    local_world: int,
+    address: str,
+    port: int,
+    folder: Path,
+) -> dict[str, str]:
+    """The variables of one process. `folder` holds DeepSpeed's settings where that is the engine."""
+    if choice.name == "single":
+        return {}
+    found = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(choice.processes),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(local_world),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
+    on_cpu = choice.device == "cpu"
+    if choice.name == "ddp":
+        found |= {"ACCELERATE_USE_CPU": "true"} if on_cpu else {}
+    if choice.name in ("zero2", "zero3"):
+        found |= {
+            "ACCELERATE_USE_DEEPSPEED": "true",
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(folder / DEEPSPEED),
+            "ACCELERATE_DEEPSPEED_ZERO3_INIT": str(choice.name == "zero3").lower(),
+        }
+        found |= {"DS_ACCELERATOR": "cpu"} if on_cpu else {}
+    if choice.name == "fsdp2":
+        found |= {
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": "2",
+            "FSDP_RESHARD_AFTER_FORWARD": "true",
+            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+            "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+            "FSDP_OFFLOAD_PARAMS": str(choice.offload).lower(),
+            "FSDP_CPU_RAM_EFFICIENT_LOADING": str(not on_cpu).lower(),
+            "FSDP_ACTIVATION_CHECKPOINTING": "false",
+        }
+        found |= {"ACCELERATE_TORCH_DEVICE": "cpu"} if on_cpu else {}
+    return found
+
+
+def deepspeed_settings(choice: EngineChoice, *, dtype: str, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's settings. Sizes and rates are filled in by transformers from the plan."""
+    zero: dict[str, Any] = {
+        "stage": 3 if choice.name == "zero3" else 2,
+        "overlap_comm": choice.device == "cuda",
+        "contiguous_gradients": True,
+        "reduce_bucket_size": "auto",
+    }
+    if choice.name == "zero3":
+        zero |= {
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+    if choice.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": choice.device == "cuda"}
+        if choice.name == "zero3":
+            zero["offload_param"] = {"device": "cpu", "pin_memory": choice.device == "cuda"}
+    found: dict[str, Any] = {
+        "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if dtype == "bf16":
+        found["bf16"] = {"enabled": True}
+    return found
+
+
+def write_deepspeed_settings(folder: Path, choice: EngineChoice, *, dtype: str, max_grad_norm: float) -> None:
+    """Puts the settings where `environment` says they are."""
+    if choice.name in ("zero2", "zero3"):
+        body = deepspeed_settings(choice, dtype=dtype, max_grad_norm=max_grad_norm)
+        (folder / DEEPSPEED).write_text(json.dumps(body, indent=1), encoding="utf-8")
+
+
+_TYPES = {
+    "single": ("NO",),
+    "ddp": ("MULTI_GPU", "MULTI_CPU"),
+    "fsdp2": ("FSDP",),
+    "zero2": ("DEEPSPEED",),
+    "zero3": ("DEEPSPEED",),
+}
+
+
+def require_engine(accelerator: Any, choice: EngineChoice) -> Crew:
+    """This process's crew. Raises EnvironmentFault where the engine or the number of processes is not what was chosen:
+    some ways of launching fall back to one process, or to plain DDP, in silence."""
+    kind = str(accelerator.distributed_type).rpartition(".")[2]
+    stage = None
+    if kind == "DEEPSPEED":
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+    wrong = kind not in _TYPES[choice.name] or accelerator.num_processes != choice.processes
+    wrong = wrong or (stage is not None and f"zero{stage}" != choice.name)
+    if wrong:
+        found = f"{kind}{'' if stage is None else f' stage {stage}'} over {accelerator.num_processes}"
+        raise EnvironmentFault(
+            f"the engine is not what was asked for: {choice.name} over {choice.processes} processes was, {found} is",
+            hint="unset ACCELERATE_*, RANK and WORLD_SIZE variables of another launcher, or choose another --engine",
+        )
+    return Crew(rank=accelerator.process_index, world=accelerator.num_processes)
