@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -111,7 +112,7 @@ class Built:
 
 
 def build(cls: type[StageConfig], layers: Sequence[Layer]) -> Built:
-    """The config that the layers make together; later layers win, None never overrides.
+    """The config that the layers make together; later layers win; None says nothing, `UNSET` leaves a setting open.
 
     Raises ConfigError naming the key, its origin and the nearest known key.
     """
@@ -123,7 +124,16 @@ def build(cls: type[StageConfig], layers: Sequence[Layer]) -> Built:
                 raise unknown_key(key, list(cls.model_fields), layer.origin, cls.stage)
             if value is None:
                 continue
-            values[key], origins[key] = value, layer.origin
+            origins[key] = layer.origin
+            if value is UNSET:
+                if (
+                    cls.model_fields[key].get_default(call_default_factory=True, validated_data={})
+                    is not None
+                ):
+                    raise ConfigError(f"{cls.stage}: {key} cannot be null — set by {layer.origin}")
+                values.pop(key, None)
+            else:
+                values[key] = value
     try:
         config = cls(**values)
     except ValidationError as error:
@@ -143,8 +153,15 @@ def unknown_key(key: str, known: Sequence[str], origin: str, section: str) -> Co
     return ConfigError(f"unknown key '{key}' in {origin} (section {section})", hint=guess)
 
 
+class Unset:
+    """Stands for a setting typed as `null`: whatever another place says of it, it is left open."""
+
+
+UNSET = Unset()
+
+
 def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["lr=5e-7", "packing=false"]` as values, read as YAML scalars or lists.
+    """`["lr=5e-7", "packing=false"]` as values, read as YAML scalars or lists; `null` is `UNSET`.
 
     Raises ConfigError for a pair without `=`.
     """
@@ -153,16 +170,20 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {pair}: expected key=value")
-        values[key.strip().replace("-", "_")] = scalar(text)
+        value = scalar(text)
+        values[key.strip().replace("-", "_")] = UNSET if value is None else value
     return values
 
 
 def scalar(text: str) -> Any:
-    """A value as typed on a command line: YAML's reading, with `5e-7` as the number it is."""
+    """A value as typed on a command line: YAML's reading, with `5e-7` as the number it is; nothing at all is an empty
+    text."""
     import yaml
 
+    if not text.strip():
+        return ""
     try:
-        value = yaml.safe_load(text)
+        value = _yaml(text)
     except yaml.YAMLError:
         return text
     if isinstance(value, str):
@@ -173,6 +194,28 @@ def scalar(text: str) -> Any:
     return value
 
 
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML's safe loader, to which a day (2024-07-26) is the text that it is."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
+
+
+def _yaml(text: str) -> Any:
+    loader = _loader()(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from disk. Raises RefNotFound, or ConfigError naming the file, line and column."""
     import yaml
@@ -181,12 +224,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise RefNotFound(f"no such config file: {path}", hint="--config takes the path of a YAML file")
     if path.stat().st_size > _MAX_YAML_BYTES:
         raise ConfigError(f"{path}: larger than {_MAX_YAML_BYTES} bytes, which no config file is")
-    text = path.read_text(encoding="utf-8")
-    if "&" in text and any(isinstance(t, yaml.AliasToken) for t in yaml.scan(text)):
-        raise ConfigError(f"{path}: YAML aliases are not accepted in config files")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+        if "&" in text and any(isinstance(t, yaml.AliasToken) for t in yaml.scan(text)):
+            raise ConfigError(f"{path}: YAML aliases are not accepted in config files")
+        value = _yaml(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if value is None:
         return {}

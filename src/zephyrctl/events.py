@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class Table(Event):
     rows: tuple[tuple[str, ...], ...]
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Segment:
     """Tokens that stand together and are treated alike."""
 
     text: str
@@ -120,7 +121,4 @@ class Recorder:
 
 def plain(event: Event) -> dict[str, Any]:
     """The event as a JSON-ready dict, for the log file kept with a step."""
-    body: dict[str, Any] = {"event": type(event).__name__.rstrip("_").lower()}
-    for name in event.__dataclass_fields__:
-        body[name] = getattr(event, name)
-    return body
+    return {"event": type(event).__name__.rstrip("_").lower(), **asdict(event)}

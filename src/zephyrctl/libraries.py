@@ -58,6 +58,8 @@ def _keep_off_stdout() -> None:
     logger = logging.getLogger("DeepSpeed")
     if _errors_to_stderr not in logger.filters:
         logger.addFilter(_errors_to_stderr)
+    # says on import that a faster kernel is not installed, also where nothing in 4 bits is in use
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _errors_to_stderr(record: logging.LogRecord) -> bool:

@@ -317,17 +317,20 @@ def _call(loaded: Loaded, pairs: PairLogprobs, spec: LossSpec) -> Any:
             found = loaded.function(pairs, spec)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
-        raise UsageError(f"{loaded.place_of(error)}: {type(error).__name__}: {error}") from error
-    if (
-        not isinstance(found, torch.Tensor)
-        or found.shape != pairs.chosen.shape
-        or not found.is_floating_point()
-    ):
-        said = f"shape {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+    except (Exception, SystemExit) as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        hint = "it is called as fn(pairs, spec)" if isinstance(error, TypeError) else None
+        raise UsageError(f"{loaded.place_of(error)}: {type(error).__name__}: {said}", hint=hint) from error
+    wide = (torch.float32, torch.float64)
+    if not isinstance(found, torch.Tensor) or found.shape != pairs.chosen.shape or found.dtype not in wide:
+        said = (
+            f"shape {list(found.shape)}, {found.dtype}"
+            if isinstance(found, torch.Tensor)
+            else type(found).__name__
+        )
         raise UsageError(
             f"{loaded.label} gives {said} for {len(pairs.chosen)} pairs",
-            hint="fn(pairs, spec) gives a tensor of floats with one loss per pair",
+            hint="fn(pairs, spec) gives a tensor of float32 with one loss per pair",
         )
     return found
 
@@ -342,7 +345,8 @@ def _try(part: _Part, spec: LossSpec) -> None:
         tensors: list[Any] = [torch.tensor(c[rows], dtype=torch.float64) for c in columns]
         if not part.needs_reference:
             tensors[2:4] = [None, None]
-        tensors[0].requires_grad_()
+        for side in tensors[:2]:  # some losses look at one side alone
+            side.requires_grad_()
         return PairLogprobs(*tensors)
 
     both = made(slice(0, 2))

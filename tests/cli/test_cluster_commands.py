@@ -141,6 +141,8 @@ def test_launch_prints_the_script_or_writes_it(app: typer.Typer) -> None:
     assert Path("job.sbatch").read_text(encoding="utf-8") == script
     with pytest.raises(UsageError, match="there already"):
         call(app, *options, "-o", "job.sbatch", *TRAINING)
+    with pytest.raises(UsageError, match="no folder nowhere"):
+        call(app, *options, "-o", "nowhere/job.sbatch", *TRAINING)
     document: dict[str, Any] = json.loads(call(app, *options, "--json", *TRAINING))
     assert document == {"script": script, "machines": 2}
 
@@ -150,6 +152,32 @@ def test_launch_takes_the_store_along(app: typer.Typer) -> None:
     own = call(app, "launch", "slurm", "--store", "/data/store", *TRAINING, "--store", "/other")
     assert "    --store /other\n" in own
     assert "/data/store" not in own
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("--num-proceses", "8"), "--num-proceses"),
+        (("--epochs", "many"), "--epochs"),
+        (("--beta", "0.1"), "--beta"),  # an option of dpo
+        (("--dry-run",), "nothing is trained"),
+        (("--preview=3",), "nothing is trained"),
+    ],
+)
+def test_launch_reads_the_trainings_options(app: typer.Typer, words: tuple[str, ...], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        call(app, "launch", "slurm", *TRAINING, *words)
+    script = call(app, "launch", "slurm", "--", "dpo", "--init", "x@v1", "--beta", "0.1", "--set", "seed=1")
+    assert "    --beta 0.1\n" in script
+
+
+def test_launch_says_that_cores_are_missing(app: typer.Typer) -> None:
+    said = CliRunner().invoke(app, ["launch", "slurm", "--gpus", "8", *TRAINING]).stderr
+    assert "--cpus is not said" in said
+    assert (
+        "--cpus"
+        not in CliRunner().invoke(app, ["launch", "slurm", "--gpus", "8", "--cpus", "64", *TRAINING]).stderr
+    )
 
 
 def test_launch_refuses_other_stages(app: typer.Typer) -> None:

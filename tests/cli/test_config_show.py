@@ -68,6 +68,37 @@ def test_text_has_value_origin_and_whether_it_counts(shell: Shell) -> None:
     assert done.out.startswith("sft with sandbox + lr\n")
 
 
+def test_a_zero_is_not_taken_for_nothing(shell: Shell) -> None:
+    found = settings(shell, "sft", "--init", "sandbox", "--max-dropped", "0")["settings"]["max_dropped"]
+    assert found == {"value": 0.0, "from": "the command line", "role": "runtime"}
+    for word in ("--lr", "--epochs"):
+        done = shell("config", "show", "sft", "--init", "sandbox", word, "0")
+        assert done.code == 2
+        assert "greater than 0" in done.err
+
+
+def test_a_setting_can_be_emptied_or_left_open(shell: Shell) -> None:
+    words = ("sft", "--init", "sandbox", "--edition")
+    empty = settings(shell, *words, "one-gpu", "--set", "system=")
+    assert empty["settings"]["system"]["value"] == ""
+    assert "system" in empty["edition"]
+    left_open = settings(shell, *words, "zephyr-7b/paper", "--set", "system=null")
+    assert left_open["settings"]["system"] == {"value": None, "from": "the command line", "role": "identity"}
+    assert "system" in left_open["edition"]
+
+
+def test_a_number_is_shown_in_full(shell: Shell) -> None:
+    done = shell("config", "show", "sft", "--init", "sandbox", "--set", "lr=1.23456789e-5")
+    assert "1.23456789e-05" in done.out
+
+
+def test_an_edition_that_is_no_name_is_refused(shell: Shell) -> None:
+    Path("run.yaml").write_text("edition: [small]\n")
+    done = shell("config", "show", "sft", "--config", "run.yaml")
+    assert done.code == 2
+    assert "must be the name of an edition" in done.err
+
+
 def test_unknown_settings_are_refused_as_by_the_stage(shell: Shell) -> None:
     done = shell("config", "show", "sft", "--init", "sandbox", "--set", "epoch=2")
     assert done.code == 2

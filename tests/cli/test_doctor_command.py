@@ -92,8 +92,11 @@ def test_a_missing_extra_is_a_fault_only_where_it_is_needed(
 
 
 def test_an_unknown_extra_is_a_usage_error(call: Doctor) -> None:
-    with pytest.raises(UsageError, match="no extra 'deepsped'"):
+    with pytest.raises(UsageError, match="no extra 'deepsped'") as raised:
         call("--need", "deepsped")
+    assert (raised.value.hint or "").startswith("there are: d"), "the core is no extra, and has no name"
+    with pytest.raises(UsageError, match="no extra ''"):
+        call("--need", "")
 
 
 def test_a_store_that_cannot_be_written_is_a_fault(call: Doctor, tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zephyrctl.artifacts.store import Store
-from zephyrctl.cli.settled import choose_for
-from zephyrctl.editions.choose import Choice
-from zephyrctl.editions.load import names
-from zephyrctl.training.locate import locate_model
+from zephyrctl.chat.render import render_text
+from zephyrctl.cli.edition import token_decisions
+from zephyrctl.cli.settled import choose_for, start_of
+from zephyrctl.editions.choose import Choice, Start
+from zephyrctl.editions.load import load, names
+from zephyrctl.errors import EnvironmentFault, TryAgain
+from zephyrctl.records import Message
 
 Shell = Callable[..., Any]
 
@@ -27,9 +29,9 @@ def test_the_choice_for_a_model_on_this_machine(
     store = Store.open(tmp_path / "store")
     gpus = tuple(hardware.Gpu("a GPU", memory) for memory in (24 << 30, 20 << 30))
     monkeypatch.setattr(hardware, "this_machine", lambda: hardware.Hardware(gpus=gpus))
-    assert choose_for("sft", None).edition == "zephyr-7b/paper"
-    assert choose_for("sft", locate_model(store, "sandbox")).edition == "sandbox"
-    assert choose_for("dpo", locate_model(store, str(tiny))).edition == "small"
+    assert choose_for("sft", start_of(None, store)).edition == "zephyr-7b/paper"
+    assert choose_for("sft", start_of("sandbox", store)).edition == "sandbox"
+    assert choose_for("dpo", start_of(str(tiny), store)).edition == "small"
     large = tmp_path / "large"
     large.mkdir()
     body = json.loads((tiny / "config.json").read_text())
@@ -40,12 +42,53 @@ def test_the_choice_for_a_model_on_this_machine(
         "num_attention_heads": 32,
     }
     (large / "config.json").write_text(json.dumps(body | {"num_key_value_heads": 8, "head_dim": 128}))
-    source = replace(locate_model(store, str(tiny)), path=large)
-    assert choose_for("sft", source) == Choice(
+    start = start_of(str(large), store, planned=True)
+    assert choose_for("sft", start) == Choice(
         "one-gpu",
         "training the whole model needs about 130 GiB for 7.0 B parameters, 2 GPUs have 20 GiB each",
     )
-    assert choose_for("sft", source, machines=8).edition == "zephyr-7b/paper"
+    assert choose_for("sft", start, machines=8).edition == "zephyr-7b/paper"
+    assert choose_for("sft", start, hardware="16xA100-80GB").edition == "zephyr-7b/paper"
+    with pytest.raises(EnvironmentFault):
+        start_of(str(large), store)
+
+
+def test_the_choice_for_a_model_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    assert start_of("Qwen/Qwen3-0.6B-Base", store).parameters == pytest.approx(0.6e9, rel=0.01)
+    asked: list[str] = []
+
+    def config_only(name: str, wanted: list[str]) -> Path:
+        asked.append(f"{name} {wanted}")
+        raise TryAgain("the Hub cannot be reached")
+
+    monkeypatch.setattr("zephyrctl.training.locate._from_hub", config_only)
+    assert start_of("org/never-seen", store) == Start()
+    assert asked == ["org/never-seen ['config.json']"]
+
+
+def test_a_folder_without_weights_will_do_to_plan(tiny: Path, shell: Shell) -> None:
+    import numpy
+
+    numpy.save("lengths.npy", numpy.arange(20, 60))
+    Path("shape").mkdir()
+    Path("shape/config.json").write_bytes((tiny / "config.json").read_bytes())
+    words = ("sft", "--init", "./shape", "--lengths", "lengths.npy", "--max-length", "64", "--dry-run")
+    done = shell(*words)
+    assert done.code == 0, done.err
+    assert "edition 'small'" in done.err
+    assert shell(*[word for word in words if word not in ("--lengths", "lengths.npy")]).code == 3
+
+
+@pytest.mark.parametrize("place", ["project", "config", "set"])
+def test_the_model_counts_wherever_it_is_named(place: str, shell: Shell) -> None:
+    words = {"config": ["--config", "run.yaml"], "set": ["--set", "init=sandbox"]}.get(place, [])
+    file = {"project": "zephyrctl.yaml", "config": "run.yaml"}.get(place, "unread.yaml")
+    Path(file).write_text("sft:\n  init: sandbox\n")
+    done = shell("config", "show", "sft", *words)
+    assert done.code == 0, done.err
+    assert done.out.startswith("sft with sandbox\n")
+    assert "because the model is the sandbox's" in done.err
 
 
 def test_ls_names_every_edition(shell: Shell) -> None:
@@ -56,6 +99,15 @@ def test_ls_names_every_edition(shell: Shell) -> None:
     listed = json.loads(shell("edition", "ls", "--json").out)["editions"]
     assert [one["name"] for one in listed] == names()
     assert {"sft", "dpo"} <= set(next(one["stages"] for one in listed if one["name"] == "small"))
+
+
+def test_what_sft_was_told_of_the_first_token_holds_for_what_follows(tiny: Path, tmp_path: Path) -> None:
+    token_decisions(load("one-gpu"), "sft").tokenizer(tiny).save_pretrained(tmp_path)
+    for stage in ("sft", "dpo"):
+        later = token_decisions(load("small"), stage).tokenizer(tmp_path)
+        assert render_text(later, [Message(role="user", content="q")]).startswith("<s><|user|>")
+    stripped = token_decisions(load("zephyr-7b/handbook-0.2"), "dpo").tokenizer(tmp_path)
+    assert render_text(stripped, [Message(role="user", content="q")]).startswith("<|system|>")
 
 
 def test_show_has_the_source_and_every_setting(shell: Shell) -> None:
@@ -143,7 +195,7 @@ def test_diff_on_rows_and_a_tokenizer_of_ones_own(shell: Shell, tiny: Path) -> N
     [
         (("--data", "missing.jsonl"), 4),
         (("--data", "neither.jsonl"), 5),
-        (("--tokenizer", "nowhere"), 3),
+        (("--tokenizer", "nowhere"), 4),
         (("--rows", "0"), 2),
     ],
 )

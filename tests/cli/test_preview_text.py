@@ -26,7 +26,7 @@ def test_plain_text_brackets_what_bears_loss_and_what_is_cut() -> None:
         "data.jsonl:3",
         "  dialogue: 7 tokens, 3 bear loss, 3 cut away",
         "    <|user|>↵",
-        "    hi[[yo[2J</s>]]{-↵",
+        "    hi[[yo␛[2J</s>]]{-↵",
         "    rest-}",
     ]
 
@@ -35,9 +35,14 @@ def test_colours_say_the_same_and_nothing_drives_the_terminal() -> None:
     made = preview_rich(ROW)
     assert "\x1b" not in made.plain
     styled = {made.plain[span.start : span.end]: str(span.style) for span in made.spans}
-    assert styled["yo[2J"] == "bold green"
+    assert styled["yo␛[2J"] == "bold green"
     assert styled["</s>"] == "bold green reverse"
     assert styled["↵\nrest"] == "dim strike"
+
+
+def test_no_character_is_invisible() -> None:
+    row = Preview("f:1", (("dialogue", (Segment("a\r\nb\u200bc\t\x7f\u202e", False, 7),)),))
+    assert preview_text(row).split("\n")[2:] == ["    a␍↵", "    b⟨200B⟩c\t⟨007F⟩⟨202E⟩"]
 
 
 def test_a_row_left_out_says_so() -> None:

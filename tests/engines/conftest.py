@@ -10,7 +10,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engine_shop import Shop, new_shop
-
 from zephyrctl.artifacts.artifact import Artifact
 
 

@@ -21,7 +21,8 @@ from zephyrctl.stages.sft.run import run as sft
 from zephyrctl.training import supervise
 
 SETTINGS: dict[str, Any] = {
-    "init": "sandbox", "lr": 3e-4, "batch_size": 8, "max_length": 96, "dtype": "fp32", "micro_batch": 2, "max_steps": 20,
+    "init": "sandbox", "lr": 3e-4, "batch_size": 8, "max_length": 96, "dtype": "fp32", "micro_batch": 2,
+    "max_steps": 20,
 }  # fmt: skip
 
 

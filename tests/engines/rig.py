@@ -161,7 +161,7 @@ def make_job(task: str, init: Path, scratch: Path, *, train: Any = None, **chang
 
 def report(what: str, *numbers: float, bound: float) -> None:
     """Prints what was measured beside what is allowed, and fails unless every number is within it."""
-    print(f"{what}: {', '.join(f'{n:.2e}' for n in numbers)} (allowed {bound:g})")  # noqa: T201
+    print(f"{what}: {', '.join(f'{n:.2e}' for n in numbers)} (allowed {bound:g})")
     assert numbers
     assert all(n <= bound for n in numbers)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from zephyrctl.artifacts.artifact import Artifact
-
 from engine_shop import Shop, curve, engine_settings
+from zephyrctl.artifacts.artifact import Artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 ENGINES = ["ddp", "zero2", "zero3", "zero3-offload", "fsdp2"]

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from rig import PAD, VOCABULARY, OneStep, dialogues, from_corpus, make_job, one_step, pairs, readable, report
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from rig import PAD, VOCABULARY, OneStep, dialogues, from_corpus, make_job, one_step, pairs, readable, report
 from zephyrctl.losses import LossSpec, PairLogprobs, make_loss
 from zephyrctl.training import loop
 from zephyrctl.training.batches import pair_sequences, tensors
@@ -126,7 +125,7 @@ def test_what_is_measured_can_be_seen(subject: Subject) -> None:
 
     leaking = one_step(model, Leaking(packs.rows, packs.plan))
     loss, gradients = one_step(model, packs).apart(leaking)
-    print(f"rows that see each other: loss {loss:.1e}, gradients {gradients:.1e}")  # noqa: T201
+    print(f"rows that see each other: loss {loss:.1e}, gradients {gradients:.1e}")
     assert loss > 100 * BOUND
     assert gradients > 100 * BOUND
     spoilt = OneStep(math.nan, leaking.gradients)
@@ -150,6 +149,8 @@ def test_models_of_every_shape_keep_packed_rows_apart(kind: str, attention: str)
 
 def shaped(kind: str, attention: str) -> Any:
     """A random model of a family, of two layers; where the family has windows, narrower than the rows are long."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     mixed = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
     extra: dict[str, Any] = {
         "mistral": {"sliding_window": 8},
@@ -247,6 +248,8 @@ def first_loss(job: Any) -> float:
 def test_saved_and_reloaded_is_live(
     changes: dict[str, Any], tiny: Path, new_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from transformers import AutoModelForCausalLM
+
     seen: dict[str, Any] = {}
     ids = torch.tensor([row.input_ids[:5] for row in dialogues()])
     kind = torch.bfloat16 if changes.get("dtype") == "bf16" else torch.float32

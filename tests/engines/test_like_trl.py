@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from rig import PAD, dialogues, make_job, pairs, plain_rows, readable, report
 from torch.utils.data import SequentialSampler
 
+from rig import PAD, dialogues, make_job, pairs, plain_rows, readable, report
 from zephyrctl.libraries import quiet
 from zephyrctl.training import loop
 from zephyrctl.training.batches import dialogue_sequences, pair_sequences, tensors
@@ -38,6 +37,7 @@ def real_trainer(task: str, job: Any) -> Any:
     """TRL's own trainer, fed with the rows of the job in the order of its plan. Only the order is not TRL's, and for
     DPO that ids are given, which TRL would make of text."""
     import trl
+    from datasets import Dataset
     from transformers import AutoTokenizer, PrinterCallback
 
     rows = [job.train[row] for batch in job.plan.batches(0) for row in batch]

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import delivered, job, train
 
 from zephyrctl.errors import EnvironmentFault, NotFinite, Preempted
 from zephyrctl.events import Event, Metric
 from zephyrctl.training import checkpoint, supervise
 from zephyrctl.training.engine import EngineChoice
 from zephyrctl.training.signals import PARENT
-
-from jobs import delivered, job, train
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
-from fault_job import Job
 
+from fault_job import Job
 from zephyrctl.testing.teacher import LoopbackTeacher
 
 LIMIT = 1_000_000

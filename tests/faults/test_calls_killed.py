@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from fault_job import Job
 
+from fault_job import Job
 from zephyrctl.testing.teacher import LoopbackTeacher
 
 LATENCY = 0.05

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_job import KEY
 
+from fault_job import KEY
 from zephyrctl.sandbox.world import train_tasks
 from zephyrctl.testing.answers import answer_text
 from zephyrctl.testing.teacher import LoopbackTeacher

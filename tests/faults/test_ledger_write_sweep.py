@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_job import KEY, Job
 
+from fault_job import KEY, Job
 from zephyrctl.cli.app import run
 from zephyrctl.errors import EnvironmentFault
 from zephyrctl.ledger.writer import Writer

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sft_shop import made
 
+from sft_shop import made
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store

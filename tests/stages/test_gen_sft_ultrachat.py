@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sft_shop import calls, extra, made, rows_of, work_at
 
+from sft_shop import calls, extra, made, rows_of, work_at
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store

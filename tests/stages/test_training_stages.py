@@ -25,7 +25,7 @@ from zephyrctl.errors import (
     UsageError,
     WrongKind,
 )
-from zephyrctl.events import Recorder, Warning_
+from zephyrctl.events import Recorder, Table, Warning_
 from zephyrctl.stages.dpo.config import DpoConfig
 from zephyrctl.stages.dpo.run import run as dpo
 from zephyrctl.stages.sft.config import SftConfig
@@ -92,6 +92,12 @@ def test_sft_then_dpo_make_models_that_others_can_load(
     assert manifest.counts["weights_changed"] > 0
     assert manifest.templates["chat_template"]
     assert {f.path for f in manifest.files} >= {"model.safetensors", "metrics.jsonl", "timing.jsonl"}
+    told = [
+        json.loads(line)["text"]
+        for line in (made.artifact.path / "log.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert len(told) == len(set(told)), "nothing is logged twice"
+    assert str(tmp_path) not in "".join(told)
 
 
 def test_a_finished_step_is_found_also_with_other_runtime_settings(
@@ -132,7 +138,12 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(
         Work(store, emit=seen, dry_run=True),
     )
     assert (made.ref, made.artifact) == (None, None)
-    assert any("steps of 8 rows" in text and "sum of learning rates" in text for text in seen.texts())
+    tables = {
+        event.title: dict(row[:2] for row in event.rows) for event in seen.events if isinstance(event, Table)
+    }
+    assert tables["plan"]["steps"] == "15 of 8 rows, 3 epochs, 2 of warm-up"
+    assert {"row lengths", "memory of each process, at its fullest", "cost"} <= tables.keys()
+    assert made.plan["steps"]["steps"] == 15
     assert store.names() == []
 
 

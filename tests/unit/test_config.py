@@ -70,6 +70,9 @@ def test_bad_value_names_key_value_and_origin() -> None:
         ("3", 3),
         ("true", True),
         ("null", None),
+        ("", ""),
+        ("2031-02-03", "2031-02-03"),
+        ("2031-02-33", "2031-02-33"),
         ("gpt-4", "gpt-4"),
         ("[1, 2]", [1, 2]),
         ("a: b: c", "a: b: c"),
@@ -81,6 +84,7 @@ def test_scalars(text: str, value: object) -> None:
 
 def test_sets() -> None:
     assert config.parse_sets(["lr=5e-7", "max-length=3"]) == {"lr": 5e-7, "max_length": 3}
+    assert config.parse_sets(["system=", "system_=null"]) == {"system": "", "system_": config.UNSET}
     with pytest.raises(ConfigError, match="expected key=value"):
         config.parse_sets(["lr"])
 
@@ -110,6 +114,26 @@ def test_bad_files(tmp_path: Path, text: str, word: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=word):
         config.load_yaml(path)
+
+
+def test_a_typed_null_leaves_a_setting_open_and_nothing_else_does() -> None:
+    layers = [config.Layer("edition x", {"note": "a", "lr": 0.5}), config.Layer("run.yaml", {"note": None})]
+    assert config.build(Toy, layers).config.note == "a"
+    open_note = config.build(Toy, [*layers, config.Layer("the command line", {"note": config.UNSET})])
+    assert open_note.config.note is None
+    assert open_note.origins["note"] == "the command line"
+    with pytest.raises(ConfigError, match="lr cannot be null"):
+        config.build(Toy, [*layers, config.Layer("the command line", {"lr": config.UNSET})])
+
+
+def test_files_that_are_no_text_or_break_the_scanner(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for body in (b"\xff\xfe", b"{& : x"):
+        path.write_bytes(body)
+        with pytest.raises(ConfigError, match="not valid YAML"):
+            config.load_yaml(path)
+    path.write_text("template_date: 2031-02-03\n")
+    assert config.load_yaml(path) == {"template_date": "2031-02-03"}
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:

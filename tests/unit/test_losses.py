@@ -256,6 +256,20 @@ def listed(pairs, spec):
 
 def broken(pairs, spec):
     return pairs.nothing
+
+def leaves(pairs, spec):
+    raise SystemExit(3)
+
+def narrow(pairs, spec):
+    return pairs.margin().half()
+
+def alone(pairs):
+    return pairs.margin()
+
+def unlikely(pairs, spec):
+    return pairs.rejected
+
+unlikely.needs_reference = False
 """
 
 
@@ -274,6 +288,7 @@ def test_a_function_of_ones_own(own: Path) -> None:
     assert loss.starts_at is None
     torch.testing.assert_close(loss(_pairs([row])), make_loss(LossSpec(beta=0.3))(_pairs([row])))
     assert not make_loss(LossSpec(names=(f"{own}:free",))).needs_reference
+    assert make_loss(LossSpec(names=(f"{own}:unlikely",)))(_pairs([row])).tolist() == [-33.0]
 
 
 def test_what_a_function_gets_is_per_token_where_asked(own: Path) -> None:
@@ -289,6 +304,9 @@ def test_what_a_function_gets_is_per_token_where_asked(own: Path) -> None:
         ("detached", "no gradient"),
         ("listed", "list"),
         ("broken", "own.py:.*AttributeError"),
+        ("leaves", "own.py:.*SystemExit: 3"),
+        ("narrow", "float16"),
+        ("alone", "own.py.*TypeError"),
     ],
 )
 def test_functions_that_would_spoil_a_run_are_refused_before_it(own: Path, name: str, words: str) -> None:

@@ -121,6 +121,8 @@ class Artifact:
             return (
                 f"bring the file back from a copy, or: zephyrctl artifacts rm {ref} --yes, and import it anew"
             )
+        if self.kind == "logprobs":  # no command of its own makes it
+            return f"zephyrctl artifacts rm {ref} --yes; the next dpo that needs it asks the reference anew"
         return (
             f"bring the file back from a copy, or make it again: zephyrctl {stage} … --again "
             f"(settings: zephyrctl artifacts show {ref}); replies already paid for come from the ledger"

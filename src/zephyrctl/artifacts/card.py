@@ -54,7 +54,8 @@ def _tags(manifest: Manifest) -> list[str]:
 
 def _about(manifest: Manifest) -> str:
     article = "An" if manifest.kind == "eval" else "A"
-    text = f"{article} `{manifest.kind}` artifact made by `zephyrctl {manifest.stage}`"
+    command = "dpo" if manifest.kind == "logprobs" else manifest.stage
+    text = f"{article} `{manifest.kind}` artifact made by `zephyrctl {command}`"
     text += f" with the edition `{manifest.edition}`" if manifest.edition else ""
     text += f". Content digest `{manifest.content_digest}`."
     if manifest.world == "sandbox":

@@ -18,6 +18,9 @@ from zephyrctl.errors import IntegrityError, RefNotFound, UsageError, WrongKind
 from zephyrctl.records import SCHEMAS
 
 _KEPT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")
+ADAPTER = "adapter"
+"""The folder beside merged weights in which the adapter that made them is kept, as PEFT lays it out."""
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "base.json")
 _NOT_KEPT = {
     "trainer_state.json",
     "training_args.json",
@@ -42,15 +45,23 @@ class ModelSource:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files that make up a model: config, weights, tokenizer, template; by name, top level only."""
+    """The files that make up a model: config, weights, tokenizer, template at the top, by name; then its adapter's."""
     found = sorted(p for p in folder.iterdir() if p.is_file())
-    return [p for p in found if p.suffix in _KEPT and p.name not in _NOT_KEPT and p.name != FILE_NAME]
+    kept = [p for p in found if p.suffix in _KEPT and p.name not in _NOT_KEPT and p.name != FILE_NAME]
+    return kept + [p for name in _ADAPTER_FILES if (p := folder / ADAPTER / name).is_file()]
+
+
+def model_names(folder: Path) -> list[str]:
+    """The same as paths in the folder, as a version lists them."""
+    return [p.relative_to(folder).as_posix() for p in model_files(folder)]
 
 
 def left_out(folder: Path) -> list[str]:
-    """The names in a model folder that are no part of the model: pickles, code, folders."""
-    kept = {p.name for p in model_files(folder)}
-    return sorted(p.name for p in folder.iterdir() if p.name not in kept)
+    """What a model folder holds that is no part of the model: pickles, code, other folders."""
+    kept = set(model_names(folder))
+    there = [p.relative_to(folder).as_posix() for p in (*folder.iterdir(), *folder.glob(f"{ADAPTER}/*"))]
+    holding = {name.partition("/")[0] for name in there if "/" in name}
+    return sorted(name for name in there if name not in kept and name not in holding)
 
 
 def check_model_folder(path: Path, *, whole: bool = True) -> Path:
@@ -71,7 +82,7 @@ def check_model_folder(path: Path, *, whole: bool = True) -> Path:
             hint="give the folder that holds config.json",
         )
     weights = sorted(path.glob("*.safetensors"))
-    for file in weights:
+    for file in (p for p in model_files(path) if p.suffix == ".safetensors"):
         _check_header(file)
     if not whole:
         return path
@@ -94,7 +105,8 @@ def model_folder_digest(path: Path, cache: HashCache | None = None) -> str:
     """The content digest of a model folder, the same that a version with the same files has."""
     cache = cache or HashCache(None)
     entries = [
-        FileEntry(path=p.name, size=p.stat().st_size, sha256=cache.sha256(p)) for p in model_files(path)
+        FileEntry(path=name, size=(path / name).stat().st_size, sha256=cache.sha256(path / name))
+        for name in model_names(path)
     ]
     return content_digest("model", SCHEMAS["model"], [e for e in entries if is_content("model", e.path)])
 

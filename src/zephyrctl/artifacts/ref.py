@@ -42,6 +42,12 @@ def is_name(text: str) -> bool:
     return bool(NAME.fullmatch(text)) and ".." not in text and not text.endswith(".lock")
 
 
+def as_name(text: str, default: str) -> str:
+    """`text` with all that a name cannot have replaced, at most 63 characters; `default` where nothing is left."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:63].rstrip("-._").removesuffix(".lock")
+    return name if is_name(name) else default
+
+
 def check_name(text: str) -> str:
     """`text` itself, when it can be the name of an artifact. Raises UsageError showing the grammar."""
     if not is_name(text):

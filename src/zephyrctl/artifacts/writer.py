@@ -32,6 +32,7 @@ from zephyrctl.config import StageConfig
 from zephyrctl.errors import EnvironmentFault, IntegrityError, StageRejected, UsageError
 from zephyrctl.events import Emit
 from zephyrctl.records import ROW_TYPES, SCHEMAS, Record
+from zephyrctl.redact import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -322,7 +323,7 @@ class Staging:
             content_digest=manifests.content_digest(self.kind, schema, entries),
             code=code(),
             provenance=provenance(frame.attempt),
-            note=frame.config.note,
+            note=None if frame.config.note is None else redact(frame.config.note),
             **self.extra,
         )
 

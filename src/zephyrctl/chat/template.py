@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.errors import RefNotFound, UsageError
+from zephyrctl.errors import EnvironmentFault, RefNotFound, UsageError
 
 NO_DATE = "2024-07-26"
 """The day given to a template that asks for today's, where none is set: the one that Llama 3.1 and 3.2 name
@@ -41,7 +41,8 @@ def shipped_templates() -> list[str]:
 def template_source(text: str) -> tuple[str, str]:
     """(template, digest) of a name that ships or the path of a .jinja file.
 
-    Raises UsageError for an unknown name or a file that is no Jinja template, RefNotFound for a file that is not there.
+    Raises UsageError for an unknown name or a file that is no Jinja template, RefNotFound for a file that is not there,
+    EnvironmentFault for one that may not be read.
     """
     if text in shipped_templates():
         source = (
@@ -57,8 +58,10 @@ def template_source(text: str) -> tuple[str, str]:
         )
     try:
         source = path.read_bytes().decode("utf-8")
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise RefNotFound(f"{text}: no such chat template file") from None
+    except OSError as error:
+        raise EnvironmentFault(f"{text}: the chat template cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{text}: the chat template is not UTF-8 ({error.reason})") from None
     _check_syntax(source, text)
@@ -159,10 +162,11 @@ def _quoted(text: str) -> str:
 
 
 def _pinned(template: str, name: str, pin: str | None) -> str:
-    """`template` with `pin` in front between two marks called `name`, in the place of an earlier one; None removes
-    it."""
+    """`template` with `pin` between two marks called `name`: in front, or in the place of an earlier one, so that the
+    same pins make the same text; None removes it."""
     mark = f"{{#- {name} -#}}"
-    if mark in template:
-        before, _, after = template.split(mark, 2)
-        template = before + after
-    return template if pin is None else f"{mark}{pin}{mark}{template}"
+    new = "" if pin is None else f"{mark}{pin}{mark}"
+    if mark not in template:
+        return new + template
+    before, _, after = template.split(mark, 2)
+    return before + new + after

@@ -14,7 +14,7 @@ from zephyrctl.chat.template import (
     with_system_default,
     with_system_joined,
 )
-from zephyrctl.errors import EnvironmentFault, MissingExtra, UsageError
+from zephyrctl.errors import EnvironmentFault, MissingExtra, RefNotFound, UsageError
 from zephyrctl.records import Message
 
 _PROBE = "text of a system turn"
@@ -39,16 +39,15 @@ def load_tokenizer(
     gives none (False takes away one pinned before, None leaves it). A template without a system role gets system text
     as the first paragraph of the first user turn.
 
-    Raises EnvironmentFault where the folder holds no usable tokenizer or one without an end-of-sequence token,
-    UsageError or RefNotFound for a template that cannot be had, UsageError for `bos` without such a token.
+    Raises RefNotFound where there is no such folder, EnvironmentFault where it holds no usable tokenizer or one without
+    an end-of-sequence token, UsageError or RefNotFound for a template that cannot be had, UsageError for `bos` without
+    such a token.
     """
     tokenizer = _open(folder)
     _set_template(tokenizer, folder, template, default_template)
     tokenizer.chat_template = with_date(tokenizer.chat_template, date)
     if bos is not None:
-        tokenizer.chat_template = with_bos(tokenizer.chat_template, False)
-    if bos:
-        _begin(tokenizer, folder)
+        _begin(tokenizer, folder, bos)
     if not _has_system_role(tokenizer):
         tokenizer.chat_template = with_system_joined(tokenizer.chat_template)
     if system is not None:
@@ -71,6 +70,8 @@ def stop_ids(tokenizer: Any, named: int | Sequence[int] | None = None) -> list[i
 
 
 def _open(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise RefNotFound(f"no such model folder: {folder}")
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -104,14 +105,21 @@ def _set_template(tokenizer: Any, folder: Path, template: str | None, default_te
     tokenizer.chat_template = own
 
 
-def _begin(tokenizer: Any, folder: Path) -> None:
-    if tokenizer.bos_token is None:
+def _begin(tokenizer: Any, folder: Path, wanted: bool) -> None:
+    """Sees to it that the template begins with the token, or that no earlier stage has put one there."""
+    if wanted and tokenizer.bos_token is None:
         raise UsageError(
             f"{folder}: `bos` is set, and the tokenizer has no beginning-of-sequence token",
             hint="--set bos=false",
         )
-    if not render_text(tokenizer, [Message(role="user", content="x")]).startswith(tokenizer.bos_token):
-        tokenizer.chat_template = with_bos(tokenizer.chat_template, True)
+    pinned = tokenizer.chat_template
+    tokenizer.chat_template = bare = with_bos(pinned, False)
+    begun = wanted and render_text(tokenizer, [Message(role="user", content="x")]).startswith(
+        tokenizer.bos_token
+    )
+    if wanted and not begun:
+        # One that is pinned stays where it is, so that the template is the same to the letter.
+        tokenizer.chat_template = with_bos(bare, True) if pinned == bare else pinned
 
 
 def _has_system_role(tokenizer: Any) -> bool:

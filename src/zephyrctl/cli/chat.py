@@ -36,7 +36,10 @@ def chat_cli(
     session: Session,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", help="Prompts to answer: .txt (one a line), .jsonl, an artifact, or -."),
+        typer.Option(
+            "--prompt",
+            help="Prompts to answer: .txt (one a line), .jsonl, an artifact, or - (.jsonl on stdin).",
+        ),
     ] = None,
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only so many of them.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="A system turn before everything.")] = None,
@@ -68,7 +71,7 @@ def chat_cli(
     console, store = Console(session), open_store(session)
     if prompt is None and not sys.stdin.isatty():
         raise UsageError(
-            "there is no terminal to talk at", hint="--prompt FILE, or --prompt - for prompts on stdin"
+            "there is no terminal to talk at", hint="--prompt FILE, or --prompt - for JSON lines on stdin"
         )
     providers = [_provider(store, name) for name in (ref, ref2) if name is not None]
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)

@@ -62,17 +62,18 @@ class Console:
 
     def _preview(self, event: Preview) -> None:
         """A previewed row is a result: it goes to stdout, in colours where a person reads it."""
-        from zephyrctl.cli.preview import LEGEND, preview_rich, preview_text
+        from zephyrctl.cli.preview import COLOURS, LEGEND, preview_rich, preview_text
 
         self._close_line()
-        if sys.stdout.isatty() and not self.session.no_color and "NO_COLOR" not in os.environ:
+        coloured = sys.stdout.isatty() and not self.session.no_color and "NO_COLOR" not in os.environ
+        if not self._explained:
+            self._line(COLOURS if coloured else LEGEND)
+            self._explained = True
+        if coloured:
             from rich.console import Console as RichConsole
 
             RichConsole(file=sys.stdout, highlight=False, soft_wrap=True).print(preview_rich(event))
             return
-        if not self._explained:
-            self._line(LEGEND)
-            self._explained = True
         sys.stdout.write(preview_text(event) + "\n")
 
     def result(self, text: str, document: dict[str, Any] | None = None) -> None:

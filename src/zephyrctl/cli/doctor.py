@@ -59,9 +59,10 @@ def doctor_cli(
     from zephyrctl.training.hardware import this_machine
 
     extras = _extras()
-    unknown = sorted(set(needs or []) - set(extras))
+    named = sorted(filter(None, extras))
+    unknown = sorted(set(needs or []) - set(named))
     if unknown:
-        raise UsageError(f"no extra '{unknown[0]}'", hint="there are: " + ", ".join(sorted(extras)))
+        raise UsageError(f"no extra '{unknown[0]}'", hint="there are: " + ", ".join(named))
     machine = this_machine()
     found = [
         _python(),
@@ -109,7 +110,7 @@ def _packages(extras: dict[str, list[str]], needs: list[str]) -> list[Finding]:
         lacks = [text for line in wanted if (text := _lacking(line))]
         name = extra or "core packages"
         if not lacks:
-            found.append(Finding(name, "ok", f"complete, {len(wanted)} packages"))
+            found.append(Finding(name, "ok", f"complete, {len(wanted)} package{'s' * (len(wanted) != 1)}"))
             continue
         state: State = "fault" if not extra or extra in needs else "absent"
         command = f"pip install 'zephyrctl[{extra}]'" if extra else "pip install zephyrctl"

@@ -231,6 +231,7 @@ def token_decisions(edition: Edition, stage: str) -> Decisions:
         default_template=config.default_template,
         system=config.system,
         date=config.template_date,
+        keep_bos=config.bos is None,
         **of_stage,
     )
 

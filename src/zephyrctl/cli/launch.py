@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,6 @@ def slurm_cli(
     zephyrctl launch slurm --gpus 8 --time 12:00:00 -o sft.sbatch -- sft --init ./Mistral-7B-v0.1 --num-machines 2
     """
     from zephyrctl.cli.console import Console
-    from zephyrctl.errors import UsageError
     from zephyrctl.events import Note
     from zephyrctl.training.slurm import SlurmJob, render
 
@@ -84,15 +84,51 @@ def slurm_cli(
         command=tuple(command), gpus=gpus, cpus=cpus, time=time, name=name, save_before=save_before,
         directives=tuple(sbatch or ()), modules=tuple(module or ()), venv=venv, setup=tuple(setup or ()),
     )  # fmt: skip
+    _check_options(job.command)
     script = render(job)
     console = Console(session)
+    if gpus is not None and cpus is None:
+        console(
+            Note(
+                "--cpus is not said: many clusters then give a machine's processes one core; 8 a GPU are usual"
+            )
+        )
+    document = {"script": script, "machines": job.machines}
     if out is None:
-        console.result(script, {"script": script, "machines": job.machines})
+        console.result(script, document)
         return
+    _write(out, script)
+    console(Note(f"look at it, then: sbatch {out}"))
+    console.result(str(out), document | {"path": str(out)})
+
+
+def _write(out: Path, script: str) -> None:
+    """Raises UsageError where the file is there already, or its folder is not."""
+    from zephyrctl.errors import UsageError
+
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(script)
     except FileExistsError:
         raise UsageError(f"{out} is there already", hint="another name for --out, or remove it") from None
-    console(Note(f"look at it, then: sbatch {out}"))
-    console.result(str(out), {"script": script, "machines": job.machines, "path": str(out)})
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"there is no folder {out.parent}", hint="make it, or another --out") from None
+
+
+def _check_options(command: Sequence[str]) -> None:
+    """Reads the training's options as that command will, so that a slip is told now and not hours later in the queue.
+    Raises UsageError for one that there is not, for a value of another kind, and for one that trains nothing."""
+    from zephyrctl.cli.dpo import dpo_cli
+    from zephyrctl.cli.sft import sft_cli
+    from zephyrctl.errors import UsageError
+
+    for idle in ("--dry-run", "--preview", "--print-command", "--lengths", "--help"):
+        if any(word.partition("=")[0] == idle for word in command):
+            raise UsageError(f"with {idle} nothing is trained", hint="run it here, without a job")
+    one = typer.Typer(rich_markup_mode=None)
+    one.command(command[0])({"sft": sft_cli, "dpo": dpo_cli}[command[0]])
+    try:
+        typer.main.get_command(one).make_context(command[0], list(command[1:]))
+    except typer.TyperException as error:
+        said = error.format_message() if hasattr(error, "format_message") else str(error)
+        raise UsageError(f"{command[0]}: {said}", hint=f"zephyrctl {command[0]} --help") from None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zephyrctl.events import Preview, Segment
 
 LEGEND = "[[ ]] bears loss, {- -} is cut away, ↵ is a newline that belongs to the tokens"
+COLOURS = "green bears loss, struck through is cut away, ↵ is a newline that belongs to the tokens"
 _LOSS, _CONTEXT, _CUT, _SPECIAL = "bold green", "", "dim strike", "reverse"
 
 
@@ -66,7 +67,17 @@ def _style(segment: Segment) -> str:
 
 
 def _visible(text: str) -> str:
-    return printable(text).replace("\n", "↵\n")
+    """The text with a sign for each character that shows nothing or would drive the terminal: a token may be one."""
+    return "".join(_sign(character) for character in text)
+
+
+def _sign(character: str) -> str:
+    if character == "\n":
+        return "↵\n"
+    if printable(character):
+        return character
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else f"⟨{code:04X}⟩"
 
 
 def _indented(text: str) -> str:

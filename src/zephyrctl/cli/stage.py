@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from zephyrctl.cli.console import Console
 from zephyrctl.cli.options import AskingOptions, Session, StageOptions
 from zephyrctl.config import StageConfig, parse_sets
-from zephyrctl.editions.resolve import DEFAULT, SANDBOX, Resolved, named_edition, resolve
+from zephyrctl.editions.resolve import DEFAULT, SANDBOX, Resolved, named_edition, resolve, said
 from zephyrctl.errors import UsageError
 from zephyrctl.events import Note
+from zephyrctl.project import Project
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zephyrctl.artifacts.models import ModelSource
     from zephyrctl.artifacts.step import StepResult, Work
     from zephyrctl.artifacts.store import Store
-    from zephyrctl.project import Project
 
 Run = Callable[[Any, "Work"], "StepResult"]
 
@@ -112,31 +111,38 @@ def run_training(
 ) -> None:
     """`run_stage` for `sft` and `dpo`: the models and data of an offline folder are looked up first, and where no
     edition is named it follows from the model and the GPUs."""
-    console = Console(session)
-    init, data = knobs["init"], knobs["data"] or []
-    _go_offline(offline_dir, [init], data, session, console)
-    named = named_edition(config_class, options.config, options.edition, session.project)
-    fallback = DEFAULT
-    if named is None and not _is_sandbox(init, open_store(session)):
-        from zephyrctl.cli.settled import choose_for
+    from zephyrctl.cli.settled import choose_for, foreign_folder, start_of
 
-        start = _located(init, session) if init and not knobs["lengths"] else None
-        choice = choose_for(config_class.stage, start, machines=knobs["num_machines"] or 1)
+    console, project = Console(session), session.project
+    typed = {**knobs, **parse_sets(options.sets or [])}
+    known = said(config_class, typed, config_file=options.config, project=project)
+    init = known.get("init") if isinstance(known.get("init"), str) else None
+    _go_offline(offline_dir, [init], knobs["data"] or [], session, console)
+    # An edition named here stands above the project's settings, and so above its model.
+    named = named_edition(config_class, options.config, options.edition, Project())
+    planned = "lengths" in known
+    if "for_hardware" in known and not planned:
+        raise UsageError(
+            "--for-hardware plans from --lengths alone; with data, it is this machine that is looked at",
+            hint="add --lengths FILE.npy --dry-run, or leave --for-hardware away",
+        )
+    # Nothing but its sizes is asked of a folder without weights that a run is only planned for.
+    model = None if named or init is None or (planned and foreign_folder(init)) else init
+    fallback = DEFAULT
+    if named is None and project.edition is None and not _is_sandbox(model, open_store(session)):
+        machines = known.get("num_machines")
+        choice = choose_for(
+            config_class.stage,
+            start_of(init, open_store(session), planned=planned),
+            machines=machines if isinstance(machines, int) else 1,
+            hardware=str(known["for_hardware"]) if "for_hardware" in known else None,
+        )
         fallback = choice.edition
         console(Note(f"settings: edition '{fallback}', because {choice.why} (--edition NAME takes another)"))
-    run_stage(config_class, run, knobs, session=session, options=options, model=init, fallback=fallback)
+    from zephyrctl.training.signals import preparing
 
-
-def _located(init: str, session: Session) -> ModelSource | None:
-    """The model to start from, where it lies on this machine: a name on the Hub is not fetched for a look."""
-    from zephyrctl.artifacts.bundle import offline_dir
-    from zephyrctl.modelspec import parse_model
-    from zephyrctl.training.locate import locate_model
-
-    spec = parse_model(init)
-    if spec.where == "hub" and offline_dir() is None:
-        return None
-    return locate_model(open_store(session), spec)
+    with preparing():
+        run_stage(config_class, run, knobs, session=session, options=options, model=model, fallback=fallback)
 
 
 def _go_offline(

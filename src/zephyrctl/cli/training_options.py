@@ -125,7 +125,9 @@ def training(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        knobs = {name: kwargs.pop(name) or None for name in _KNOBS}
+        # A switch left off and a list left empty say nothing; a 0 and an empty text do, and are not to be lost.
+        said = {name: kwargs.pop(name) for name in _KNOBS}
+        knobs = {name: None if value is False or value == [] else value for name, value in said.items()}
         if knobs["lengths"] is not None:
             knobs["lengths"] = str(knobs["lengths"])
         command(*args, knobs=knobs, offline_dir=knobs.pop("offline_dir"), **kwargs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.config import STAGES, Layer, StageConfig, build, load_yaml, unknown_key
+from zephyrctl.config import STAGES, UNSET, Layer, StageConfig, build, load_yaml, unknown_key
 from zephyrctl.editions.load import load
 from zephyrctl.errors import ConfigError
 from zephyrctl.project import Project
@@ -83,12 +83,24 @@ def named_edition(
     return edition or _read(config_file, cls)[1] or project.edition
 
 
+def said(
+    cls: type[StageConfig], typed: Mapping[str, Any], *, config_file: Path | None, project: Project
+) -> dict[str, Any]:
+    """What the command line, the config file and the project say of a stage, in their order and not yet checked: what
+    can be known before an edition is chosen. Raises as `resolve` for the config file."""
+    layers = (_section(project, cls), _read(config_file, cls)[0], typed)
+    merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
+    return {key: value for key, value in merged.items() if value is not UNSET}
+
+
 def _read(path: Path | None, cls: type[StageConfig]) -> tuple[dict[str, Any], str | None]:
     """This stage's part of a config file and the edition that it names; a flat file is one stage's fields."""
     if path is None:
         return {}, None
     body = load_yaml(path)
     edition = body.pop("edition", None)
+    if edition is not None and not isinstance(edition, str):
+        raise ConfigError(f"{path}: `edition` must be the name of an edition", hint="zephyrctl edition ls")
     if not any(key in STAGES for key in body):
         return body, edition
     for key in body:

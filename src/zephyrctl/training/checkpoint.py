@@ -23,7 +23,8 @@ from zephyrctl.errors import no_space
 
 SEAL = "checkpoint.json"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The errors of a disk that takes no more."""
 _THREADS = 4
 """Files that one process hashes at a time: a disk and the processor's other cores have no more to give."""
 
@@ -237,4 +238,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explained(folder: Path, error: OSError) -> Exception:
-    return no_space(folder, error.strerror) if error.errno in _FULL else error
+    return no_space(folder, error.strerror) if error.errno in FULL else error

@@ -21,6 +21,10 @@ FILL = 0.92
 """The share of a device's memory that an estimate may reach: the rest goes to fragmentation."""
 _BUSY = 16_384
 """Tokens in a pass beyond which a GPU gains no speed."""
+_BUSY_CPU = 1_024
+"""Tokens in a pass beyond which a CPU gains none."""
+_TINY = 5_000_000
+"""Parameters below which a pass costs more by what surrounds its arithmetic."""
 _EXTRA = {"flash_attn": "flash-attn", "bitsandbytes": "qlora", "deepspeed": "deepspeed"}
 
 
@@ -33,7 +37,7 @@ def choose_engine(config: TrainingConfig, shape: Shape, hardware: Hardware) -> E
     processes = count_processes(config, hardware)
     _check_processes(config, processes, hardware)
     _check_packages(config, hardware)
-    attention = _attention(config, hardware)
+    attention = _attention(config, shape, hardware)
     base = EngineChoice(
         name="single",
         processes=processes,
@@ -67,13 +71,24 @@ def choose_micro(config: TrainingConfig, shape: Shape, choice: EngineChoice, har
     if config.micro_batch is not None:
         return min(config.micro_batch, share)
     if choice.device == "cpu":
-        return min(config.rows_per_pass(shape.parameters), share)
+        return min(_rows_on_cpu(config, shape), share)
     room = device_bytes(choice, hardware)
     rows = 1
     while rows * 2 <= share and rows * config.max_length < _BUSY:
         needed = estimate_memory(config, shape, choice, micro=rows * 2)
         if needed is None or room is None or needed.device > FILL * room:
             break
+        rows *= 2
+    return rows
+
+
+def _rows_on_cpu(config: TrainingConfig, shape: Shape) -> int:
+    """A CPU gains nothing from a fuller pass once its matrices are not tiny, and small passes, each of rows of like
+    length, pad less."""
+    if shape.parameters is not None and shape.parameters < _TINY:
+        return config.rows_per_pass(shape.parameters)
+    rows = 1
+    while rows * 2 * config.max_length <= _BUSY_CPU:
         rows *= 2
     return rows
 
@@ -195,10 +210,12 @@ def _recomputes(config: TrainingConfig) -> tuple[bool, ...]:
     return {"auto": (False, True), "on": (True,), "off": (False,)}[config.recompute]
 
 
-def _attention(config: TrainingConfig, hardware: Hardware) -> AttentionName:
+def _attention(config: TrainingConfig, shape: Shape, hardware: Hardware) -> AttentionName:
     ready = bool(hardware.gpus) and "flash_attn" in hardware.packages and config.dtype == "bf16"
     if config.attn == "auto":
-        return "flash_attention_2" if ready else "sdpa"
+        # Gemma 2 caps its attention scores, which sdpa cannot
+        plain: AttentionName = "eager" if shape.architecture.startswith("Gemma2") else "sdpa"
+        return "flash_attention_2" if ready else plain
     if config.attn == "flash":
         if not hardware.gpus:
             raise EnvironmentFault(

@@ -9,7 +9,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from zephyrctl.errors import EnvironmentFault
 
 Made = TypeVar("Made")
 
@@ -27,7 +30,7 @@ def in_chunks(
     """`work(tool, chunk)` for chunks of `rows`, in order.
 
     `work`, `tool` and what is made must be picklable. Without `processes`: this process alone for few rows, else one
-    per processor.
+    per processor. Raises what `work` raises, and EnvironmentFault where a worker was killed.
     """
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     if processes is None:
@@ -38,10 +41,16 @@ def in_chunks(
         return
     # Not forked: the parent may hold threads of torch and of the tokenizer, and their locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(tool, work)
-    ) as pool:
-        yield from pool.map(_one, chunks)
+    try:
+        with ProcessPoolExecutor(
+            processes, mp_context=context, initializer=_begin, initargs=(tool, work)
+        ) as pool:
+            yield from pool.map(_one, chunks)
+    except BrokenProcessPool:
+        raise EnvironmentFault(
+            "one of the processes that tokenise the rows was killed, most often for want of memory",
+            hint="more memory, or fewer rows at a time: --data REF=0.5",
+        ) from None
 
 
 def _processors() -> int:

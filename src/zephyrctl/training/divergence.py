@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -31,6 +31,8 @@ class Decisions:
     """SFT: which end of a row that is too long is kept."""
     wrapped: bool = False
     """SFT: rows go on in the next sequence, so that none is cut."""
+    keep_bos: bool = False
+    """A beginning-of-sequence token that the model's own template was given by an earlier training stays."""
     max_prompt_length: int = 512
     """DPO: what a prompt keeps where a pair is too long."""
     answer_room: AnswerRoom = "rest"
@@ -44,7 +46,7 @@ class Decisions:
             default_template=self.default_template,
             system=self.system,
             date=self.date,
-            bos=self.rules.bos,
+            bos=None if self.keep_bos else self.rules.bos,
         )
 
 
@@ -68,10 +70,6 @@ class Stream:
     def with_loss(self) -> int:
         """Tokens that bear loss."""
         return sum(token.loss for token in self.tokens)
-
-    def text(self, start: int, end: int) -> str:
-        """The text of tokens `start` to `end`, what lies outside the row left out."""
-        return "".join(token.text for token in self.tokens[max(0, start) : max(0, end)])
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,8 @@ def sft_partings(
     """Every dialogue under both recipes, with the tokenizer in `folder`. Raises as `load_tokenizer`."""
     one, two = first.tokenizer(folder), second.tokenizer(folder)
     return [
-        _parting(name, "", sft_stream(row, one, first), sft_stream(row, two, second)) for name, row in rows
+        _parting(one, name, "", sft_stream(row, one, first), sft_stream(row, two, second))
+        for name, row in rows
     ]
 
 
@@ -163,13 +162,21 @@ def pair_partings(
     found = []
     for name, row in rows:
         here, there = pair_streams(row, one, first), pair_streams(row, two, second)
-        found += [_parting(name, side, here[side], there[side]) for side in here]
+        found += [_parting(one, name, side, here[side], there[side]) for side in here]
     return found
 
 
-def spots(first: Stream, second: Stream) -> list[Spot]:
+Spell = Callable[[Sequence[Token]], str]
+"""The text of several tokens in a row."""
+
+
+def _joined(tokens: Sequence[Token]) -> str:
+    return "".join(token.text for token in tokens)
+
+
+def spots(first: Stream, second: Stream, spell: Spell = _joined) -> list[Spot]:
     """Where two streams differ, in order. The first spot starts at the first differing token; the others are those of a
-    shortest-looking edit between what the streams share at their ends."""
+    shortest-looking edit between what the streams share at their ends. `spell` gives the text around a spot."""
     a, b = ([(token.id, token.loss) for token in stream.tokens] for stream in (first, second))
     head = _shared(a, b)
     tail = _shared(a[head:][::-1], b[head:][::-1])
@@ -181,7 +188,8 @@ def spots(first: Stream, second: Stream) -> list[Spot]:
     ]
     ends = [run[0] for run in runs[1:]]
     return [
-        _spot(first, second, _slid(run, a, b, end)) for run, end in zip(runs, [*ends, len(a)], strict=False)
+        _spot(first, second, _slid(run, a, b, end), spell)
+        for run, end in zip(runs, [*ends, len(a)], strict=False)
     ]
 
 
@@ -200,14 +208,24 @@ def _slid(run: _Run, a: Sequence[Any], b: Sequence[Any], end: int) -> _Run:
     return i, j, k, m
 
 
-def _spot(first: Stream, second: Stream, run: _Run) -> Spot:
+def _spot(first: Stream, second: Stream, run: _Run, spell: Spell) -> Spot:
     i, j, k, m = run
-    after = first.text(j, j + _AROUND), second.text(m, m + _AROUND)
-    return Spot((i, k), first.tokens[i:j], second.tokens[k:m], first.text(i - _AROUND, i), after)
+    after = spell(first.tokens[j : j + _AROUND]), spell(second.tokens[m : m + _AROUND])
+    before = spell(first.tokens[max(0, i - _AROUND) : i])
+    return Spot((i, k), first.tokens[i:j], second.tokens[k:m], before, after)
 
 
-def _parting(row: str, side: str, first: Stream, second: Stream) -> Parting:
-    return Parting(row, side, first, second, spots(first, second))
+def _parting(tokenizer: Any, row: str, side: str, first: Stream, second: Stream) -> Parting:
+    def spell(tokens: Sequence[Token]) -> str:
+        """Decoded together, as characters may be spread over several tokens; what the ends cut off is left out."""
+        if not tokens:
+            return ""
+        ids = [token.id for token in tokens]
+        text = str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        space = " " if tokens[0].text.startswith(" ") and not text.startswith(" ") else ""
+        return space + text.strip("\ufffd")
+
+    return Parting(row, side, first, second, spots(first, second, spell))
 
 
 def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zephyrctl.errors import EnvironmentFault
+from zephyrctl.errors import EnvironmentFault, UsageError
 from zephyrctl.training.crew import Crew
 from zephyrctl.training.engine import EngineChoice
 
@@ -93,8 +96,40 @@ def deepspeed_settings(choice: EngineChoice, *, dtype: str, max_grad_norm: float
 def write_deepspeed_settings(folder: Path, choice: EngineChoice, *, dtype: str, max_grad_norm: float) -> None:
     """Puts the settings where `environment` says they are."""
     if choice.name in ("zero2", "zero3"):
+        folder.mkdir(parents=True, exist_ok=True)
         body = deepspeed_settings(choice, dtype=dtype, max_grad_norm=max_grad_norm)
         (folder / DEEPSPEED).write_text(json.dumps(body, indent=1), encoding="utf-8")
+
+
+def refuse_other_launcher() -> None:
+    """Raises UsageError where another launcher has made this process one of several: they would wait for each other
+    for ever. What a launcher left behind for one process alone is taken out of the environment."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count.isdigit() and int(count) > 1:
+        raise UsageError(
+            f"this process is one of {count} (WORLD_SIZE is set), and zephyrctl starts its processes itself",
+            hint=f"run the command once, with --num-processes {count}; or unset WORLD_SIZE and RANK",
+        )
+    for name in os.environ.keys() - of_no_launcher(os.environ).keys():
+        del os.environ[name]
+
+
+def of_no_launcher(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what launchers tell their processes: it goes before the settings, in silence
+    (ACCELERATE_MIXED_PRECISION would train in another dtype than the one asked for)."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT or not (name in _PLACE or name.startswith(_LAUNCHERS))
+    }
+
+
+_PLACE = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"})
+_LAUNCHERS = (
+    "ACCELERATE_", "FSDP_", "TORCHELASTIC_", "PARALLELISM_CONFIG_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_",
+)  # fmt: skip
+_KEPT = frozenset({"ACCELERATE_TORCH_DEVICE"})
+"""A choice of device, not of arithmetic; that it is the device chosen is asserted."""
 
 
 _TYPES = {
@@ -121,4 +156,17 @@ def require_engine(accelerator: Any, choice: EngineChoice) -> Crew:
             f"the engine is not what was asked for: {choice.name} over {choice.processes} processes was, {found} is",
             hint="unset ACCELERATE_*, RANK and WORLD_SIZE variables of another launcher, or choose another --engine",
         )
+    if kind == "FSDP":
+        _sum_exactly(accelerator.state.fsdp_plugin)
     return Crew(rank=accelerator.process_index, world=accelerator.num_processes)
+
+
+def _sum_exactly(plugin: Any) -> None:
+    """With bf16 accelerate has FSDP2 round to bfloat16 not only the weights, but also the sums of gradients and all
+    that the model returns: log-probabilities. Those stay in float32, as on every other engine."""
+    import torch
+
+    if plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(
+            plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
+        )

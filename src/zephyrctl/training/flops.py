@@ -9,6 +9,7 @@ machine but not of the model: they never raise an MFU (model FLOPs utilisation).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,9 +50,14 @@ def peak_flops(gpu: str) -> float | None:
     """Dense bfloat16 operations a second of a GPU named as its driver names it; None where it is not in the table."""
     name = gpu.upper().replace("-", " ")
     for known, peak in _PEAKS:
-        if known in name or known.replace("RTX ", "") in name.split():
+        if names_gpu(known, name) or names_gpu(known.replace("RTX ", ""), name):
             return peak
     return None
+
+
+def names_gpu(known: str, name: str) -> bool:
+    """Whether `known` stands in `name` as a word of its own: an A4000 is no A40, an RTX4090 is a 4090."""
+    return re.search(rf"(?<![A-Z0-9])(RTX ?)?{re.escape(known)}(?![A-Z0-9])", name.upper()) is not None
 
 
 def mean_context(lengths: Iterable[int]) -> float:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zephyrctl.errors import UsageError
+from zephyrctl.training.flops import names_gpu
 
 GIB = 1024**3
 OPTIONAL = ("deepspeed", "flash_attn", "bitsandbytes")
@@ -24,6 +25,8 @@ _KNOWN_MEMORY = {
     "A40": 48, "L40": 48, "A10": 24, "L4": 24, "4090": 24, "3090": 24, "5090": 32, "V100": 32, "MI300X": 192,
 }  # fmt: skip
 """Memory (GB, as the makers count) of GPUs that are named without it; the larger version where there are two."""
+_MOST = 100_000
+"""GPUs that a description may have."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def parse_hardware(text: str) -> Hardware:
     count, name = (int(found[1]), found[2]) if found else (1, text.strip())
     size = re.search(r"(\d+(?:\.\d+)?)\s*(GB|GiB|G)$", name, re.IGNORECASE)
     gigabytes = float(size[1]) if size else _known_memory(name)
-    if count < 1 or not gigabytes:
+    if not 1 <= count <= _MOST or not gigabytes:
         raise UsageError(
             f"'{text}' does not say which GPUs: a number and a kind or a memory",
             hint="for example 16xA100-80GB, 8xH100 or 1x24GB",
@@ -100,9 +103,8 @@ def parse_hardware(text: str) -> Hardware:
 
 
 def _known_memory(name: str) -> float | None:
-    """The memory (GB) of the GPU whose name this most specifically is."""
-    words = [known for known in _KNOWN_MEMORY if known in name.upper()]
-    return _KNOWN_MEMORY[max(words, key=len)] if words else None
+    """The memory (GB) of the GPU that is named so; None for one that is not known."""
+    return next((size for known, size in _KNOWN_MEMORY.items() if names_gpu(known, name)), None)
 
 
 def available_bytes() -> int | None:

@@ -12,7 +12,7 @@ from zephyrctl.artifacts.mixture import open_mixture
 from zephyrctl.artifacts.models import ModelSource
 from zephyrctl.artifacts.step import Work
 from zephyrctl.artifacts.store import Store
-from zephyrctl.chat.template import template_source
+from zephyrctl.chat.template import shipped_templates, template_source
 from zephyrctl.errors import RefNotFound, UsageError
 from zephyrctl.events import Event, Note
 from zephyrctl.losses import LossSpec, make_loss
@@ -86,11 +86,16 @@ def starting_model(config: TrainingConfig, store: Store, method: Method) -> Mode
 
 
 def template_input(config: TrainingConfig) -> list[InputRef]:
-    """The chat template that the settings name, by its content. Raises UsageError, RefNotFound."""
-    if config.chat_template is None:
-        return []
-    _, digest = template_source(config.chat_template)
-    return [InputRef(role="chat_template", ref=config.chat_template, digest=digest, kind="template")]
+    """The chat templates that the settings name, by their content; of `default_template` only one from a file, since a
+    name says what ships. Raises UsageError, RefNotFound."""
+    named = {"chat_template": config.chat_template}
+    if config.default_template not in shipped_templates():
+        named["default_template"] = config.default_template
+    return [
+        InputRef(role=role, ref=name, digest=template_source(name)[1], kind="template")
+        for role, name in named.items()
+        if name is not None
+    ]
 
 
 def open_data(config: TrainingConfig, work: Work, method: Method, init: ModelSource) -> Source:

@@ -6,6 +6,7 @@ nor model are: one number for each dialogue, or three (prompt, chosen, rejected)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -14,10 +15,14 @@ from typing import Any
 
 from zephyrctl.errors import IntegrityError, MissingExtra, RefNotFound, StageRejected, UsageError
 from zephyrctl.training.flops import mean_context
-from zephyrctl.training.packing import How, PackedRows, PackPlan, make_packs, padding
+from zephyrctl.training.packing import How, PackedRows, PackPlan, make_packs
+from zephyrctl.training.passes import even
 from zephyrctl.training.plan import Plan, longest_row, make_plan
 from zephyrctl.training.settings import TrainingConfig
 from zephyrctl.training.token_rows import PairRows, SftRows
+
+_LONGEST = 10**8
+"""Tokens that a row may have before its length is taken for something else."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Workload:
     cut: int = 0
     cut_tokens: int = 0
     packing: str = "none"
+    sides: int = 1
+    """Sequences that a row runs through the model: of a pair two, of like width once padded."""
 
     @property
     def sequences(self) -> int:
@@ -65,18 +72,21 @@ def read_lengths(path: Path) -> list[Any]:
 
     if not path.is_file():
         raise RefNotFound(f"no file {path}", hint="--lengths wants a .npy file of token lengths")
+    how = "numpy.save('lengths.npy', numpy.array(lengths))"
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise IntegrityError(f"{path}: not a .npy array of numbers: {error}") from None
+    except (ValueError, OSError, EOFError):  # numpy's own words advise to unpickle what may run code
+        raise IntegrityError(f"{path}: not a .npy array of numbers, or not a whole one", hint=how) from None
     right = isinstance(found, np.ndarray) and (found.ndim == 1 or (found.ndim == 2 and found.shape[1] == 3))
     if not right or found.dtype.kind not in "iu":
         raise IntegrityError(
             f"{path}: lengths must be whole numbers, one a dialogue or three (prompt, chosen, rejected) a pair",
-            hint="numpy.save('lengths.npy', numpy.array(lengths))",
+            hint=how,
         )
     if found.size == 0 or int(found.min()) < 1:
         raise IntegrityError(f"{path}: " + ("it is empty" if found.size == 0 else "a length is less than 1"))
+    if int(found.max()) > _LONGEST:
+        raise IntegrityError(f"{path}: a row of {int(found.max()):,} tokens; lengths are counted in tokens")
     lengths: list[Any] = found.tolist()
     return lengths
 
@@ -114,7 +124,7 @@ def of_pairs(lengths: Sequence[tuple[int, int, int]]) -> Workload:
     both = [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
     single = [length for pair in both for length in pair]
     longer = tuple(max(pair) for pair in both)
-    return Workload(len(both), sum(single), longer, longer, mean_context(single))
+    return Workload(len(both), sum(single), longer, longer, mean_context(single), sides=2)
 
 
 def workload_of(rows: SftRows | PairRows | PackedRows, *, cut: int = 0, cut_tokens: int = 0) -> Workload:
@@ -143,13 +153,16 @@ def plan_steps(work: Workload, config: TrainingConfig, micro: int) -> Plan:
     )  # fmt: skip
 
 
-def share_of_padding(work: Workload, plan: Plan) -> float:
-    """The share of padding, 0 to 1, in the first epoch: rows of a batch sorted by length, `plan.micro` in a pass."""
-    groups = []
+def share_of_padding(work: Workload, plan: Plan, processes: int = 1) -> float:
+    """The share of padding, 0 to 1, in the first epoch: of all positions in the passes of `processes` processes, those
+    that hold no token."""
+    positions = 0
     for batch in plan.batches(0):
-        rows = sorted(batch, key=lambda row: work.sizes[row])
-        groups += [rows[i : i + plan.micro] for i in range(0, len(rows), plan.micro)]
-    return padding(work.sizes, groups)
+        ordered = sorted(batch, key=lambda row: work.sizes[row])
+        for chunk in even(ordered, math.ceil(len(batch) / (plan.micro * processes))):
+            for own in (chunk[rank::processes] for rank in range(min(processes, len(chunk)))):
+                positions += work.sides * len(own) * work.sizes[own[-1]]
+    return 1 - work.tokens / positions
 
 
 def _measure_rows(lengths: Sequence[int], config: TrainingConfig) -> Workload:

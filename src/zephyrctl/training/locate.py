@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from zephyrctl.artifacts.bundle import MODEL_FILES, NOT_MODEL_FILES, offline_dir, open_thing
 from zephyrctl.artifacts.models import ModelSource, model_folder_digest, model_from_folder, model_from_ref
 from zephyrctl.artifacts.store import Store
-from zephyrctl.errors import EnvironmentFault, MissingExtra, RefNotFound, TryAgain, UsageError
+from zephyrctl.errors import EnvironmentFault, IntegrityError, MissingExtra, RefNotFound, TryAgain, UsageError
 from zephyrctl.modelspec import ModelSpec, parse_model
-from zephyrctl.training.footprint import check_weights, read_shape
+from zephyrctl.training.footprint import Shape, check_weights, read_shape
 
 SANDBOX = "sandbox"
 
@@ -79,7 +80,15 @@ def _known(store: Store) -> str:
     return "models in the store: " + ", ".join(names) if names else "zephyrctl sft makes one"
 
 
-def _from_hub(name: str) -> Path:
+def hub_shape(name: str) -> Shape | None:
+    """The shape of a model of the Hub from its `config.json` alone; None where that cannot be had now."""
+    try:
+        return read_shape(_from_hub(name, ["config.json"]))
+    except (EnvironmentFault, IntegrityError, RefNotFound, TryAgain):
+        return None
+
+
+def _from_hub(name: str, wanted: Sequence[str] = MODEL_FILES) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
@@ -94,11 +103,11 @@ def _from_hub(name: str) -> Path:
         raise MissingExtra("huggingface_hub", "train") from None
     repo, _, revision = name.partition("@")
     hint = f"on a connected machine: zephyrctl fetch --for hf:{name} --to DIR; then here: --offline-dir DIR"
-    wanted, unwanted = list(MODEL_FILES), list(NOT_MODEL_FILES)
+    unwanted = list(NOT_MODEL_FILES)
     try:
         return Path(
             snapshot_download(
-                repo, revision=revision or None, allow_patterns=wanted, ignore_patterns=unwanted
+                repo, revision=revision or None, allow_patterns=list(wanted), ignore_patterns=unwanted
             )
         )
     except GatedRepoError:

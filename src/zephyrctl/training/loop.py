@@ -3,6 +3,8 @@ a run goes through it."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from zephyrctl.artifacts.durable import remove_tree
 from zephyrctl.chat.tokenizer import load_tokenizer, stop_ids
-from zephyrctl.errors import EnvironmentFault, StageRejected, TryAgain
+from zephyrctl.errors import EnvironmentFault, StageRejected, TryAgain, no_space
 from zephyrctl.events import Emit, Note, Warning_, silent
 from zephyrctl.libraries import quiet
 from zephyrctl.losses import make_loss
@@ -26,7 +28,7 @@ from zephyrctl.training.logprobs import read_inside
 from zephyrctl.training.lora import Base, LoraSettings, is_adapted
 from zephyrctl.training.model import load_model, save_model
 from zephyrctl.training.probes import DialogueProbe, PairProbe, SampleProbe, dialogue_prompts
-from zephyrctl.training.reference import Spoken, difference, read_reference, write_reference
+from zephyrctl.training.reference import Spoken, difference, read_reference, sample, write_reference
 from zephyrctl.training.scoring import Scorer
 from zephyrctl.training.settings import TrainingConfig
 from zephyrctl.training.signals import StopSignal, stop_signal, stopped
@@ -55,20 +57,47 @@ def run(job: Job) -> None:
     """Trains and delivers. Raises NotFinite within one step of a number that is not finite, StageRejected where DPO
     does not begin where it has to, Preempted or Interrupted after a signal (a checkpoint is saved), EnvironmentFault
     where memory runs out or the engine is not the one chosen."""
-    import torch
-    from transformers import set_seed
 
     with quiet(), stop_signal() as stop:
+        from transformers import set_seed  # what it imports besides has something to say
+
         set_seed(job.config.seed)
         try:
             _Run(job, stop).train()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            smaller = max(1, job.plan.micro // 2)
-            raise EnvironmentFault(
-                f"out of memory while training with {job.plan.micro} rows per pass",
-                hint=f"--set micro_batch={smaller} gives the same result in less memory; so do --set recompute=on"
-                " and a sharding --engine",
-            ) from error
+        except Exception as error:
+            known = _in_words(error, job)
+            if known is None:
+                raise
+            raise known from error
+
+
+def _in_words(error: Exception, job: Job) -> EnvironmentFault | None:
+    """What a fault of memory or disk means for the user; None for any other error.
+
+    Neither the CPU's allocator nor those who write tensors have error types of their own for it.
+    """
+    import torch
+
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
+        smaller = max(1, job.plan.micro // 2)
+        return EnvironmentFault(
+            f"out of memory while training with {job.plan.micro} rows per pass",
+            hint=f"--set micro_batch={smaller} gives the same result in less memory; so do --set recompute=on"
+            " and a sharding --engine",
+        )
+    if getattr(error, "errno", None) in checkpoint.FULL or any(mark in text for mark in _CANNOT_WRITE):
+        return no_space(job.scratch, os.strerror(errno.ENOSPC))
+    return None
+
+
+_CANNOT_WRITE = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "inline_container.cc",
+    "PytorchStreamWriter",
+)
+"""How safetensors and torch put it that a disk takes no more."""
 
 
 class _Run:
@@ -190,7 +219,11 @@ class _Run:
         known = self.crew.told(str(self.job.reference or ""))
         if known:
             spoken = read_reference(Path(known))
-            if fresh:
+            if self.job.verify_ref and not fresh:
+                self.emit(
+                    Note("the reference is not asked again: the model has left it, since training goes on")
+                )
+            elif self.job.verify_ref:
                 self._verify(spoken)
         else:
             self.emit(Note(f"the reference reads {len(self.job.train) + len(self.job.test)} pairs, once"))
@@ -204,25 +237,21 @@ class _Run:
 
     def _verify(self, spoken: Spoken) -> None:
         """Recomputes what the reference said of some pairs. Raises StageRejected where it differs."""
-        wanted = self.job.verify_ref
-        rows = sorted(range(len(self.job.train)), key=lambda r: (self.job.train[r].length, r))
-        sample = rows[:: max(1, len(rows) // wanted)][:wanted] if wanted else []
-        if not sample:
-            return
-        pairs = [self.job.train[row] for row in sample]
+        rows = sample(self.job.train, self.job.verify_ref)
+        pairs = [self.job.train[row] for row in rows]
         found = self._scorer().pairs(pairs)
-        known = [[side[row] for row in sample] for side in spoken.train]
+        known = [[side[row] for row in rows] for side in spoken.train]
         counts = [[len(p.chosen_ids) for p in pairs], [len(p.rejected_ids) for p in pairs]]
         worst, allowed = difference(found, known, counts, self.config.dtype)
         if worst > allowed:
             raise StageRejected(
                 f"the stored log-probabilities of the reference differ from recomputed ones by up to {worst:.3g} nats"
-                f" per token ({len(sample)} pairs, {allowed:g} allowed)",
-                hint="remove the stored ones (zephyrctl artifacts ls --kind logprobs, artifacts rm REF) and run again",
+                f" per token ({len(rows)} pairs, {allowed:g} allowed)",
+                hint="remove them (zephyrctl artifacts rm REF; zephyrctl artifacts ls --kind logprobs) and run again",
             )
         self.emit(
             Note(
-                f"{len(sample)} of the reference's log-probabilities recomputed: at most {worst:.2g} nats per token off"
+                f"{len(rows)} of the reference's log-probabilities recomputed: at most {worst:.2g} nats per token off"
             )
         )
 
@@ -235,7 +264,16 @@ class _Run:
             autocast=self.trainer.accelerator.autocast,
             device=self.trainer.accelerator.device,
             crew=self.crew,
+            before_pass=self._stop_before_step_1,
         )
+
+    def _stop_before_step_1(self) -> None:
+        """Raises Preempted or Interrupted after a signal while no step has been made: there is nothing to save yet, and
+        reading all pairs may take longer than a batch system waits. Every process calls it at the same points."""
+        if self.trainer.state.global_step == 0:
+            number = self.crew.most(self.stop.number or 0)
+            if number:
+                raise stopped(number, "no step was made yet", resume="the same command begins again")
 
     def _held_out(self) -> dict[str, float]:
         """Scores of the held-out rows under the model as it is now."""
@@ -270,7 +308,8 @@ class _Run:
                 model, self.tokenizer, folder, self.config.dtype, init=self.job.init, state=state, lora=lora,
                 base=Base(*self.job.base) if lora is not None else None,
             )  # fmt: skip
-            self.journal.save(folder)
+            for file, text in self.journal.texts().items():
+                (folder / file).write_text(text, encoding="utf-8")
             self.job.deliver(name, folder)
         self.crew.wait()
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zephyrctl.artifacts.hub import PREFIX
 from zephyrctl.errors import IntegrityError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from zephyrctl.artifacts.models import ModelSource
     from zephyrctl.training.settings import TrainingConfig
 
-ADAPTER = "adapter"
-"""The folder beside the merged weights in which the adapter is kept."""
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 BASE = "base.json"
@@ -69,13 +68,15 @@ class Base:
     def of(cls, source: ModelSource) -> Base:
         """What an adapter says of the model it was trained on: a version's ref, the Hub's name, or a folder's own name
         without the folders above it."""
-        hub = next((part for part in source.path.parts if part.startswith("models--")), None)
+        cached = next((part for part in source.path.parts if part.startswith("models--")), None)
         if source.artifact is not None:
             name = str(source.artifact.ref)
-        elif hub is not None:
-            name = hub.removeprefix("models--").replace("--", "/", 1)
+        elif source.ref.startswith(PREFIX):
+            name = source.ref.removeprefix(PREFIX).partition("@")[0]
+        elif cached is not None:
+            name = cached.removeprefix("models--").replace("--", "/", 1)
         else:
-            name = Path(source.ref).name
+            name = Path(source.ref).name or source.path.resolve().name
         return cls(name, source.digest)
 
 
@@ -113,18 +114,21 @@ def keep_layout(model: Any) -> None:
 def targets_of(model: Any, settings: LoraSettings) -> list[str]:
     """The names by which PEFT finds the layers that get adapters, sorted.
 
-    Raises UsageError for a name that no layer has, for one that is no linear layer, and for the output head: its
-    log-probabilities are computed past its own forward pass.
+    Raises UsageError for a name that no layer has, for one that is no linear layer, for the output head (its
+    log-probabilities are computed past its own forward pass), and for a model without linear layers.
     """
-    import torch
-
     head = model.get_output_embeddings()
     linear = [
         name.replace(".base_layer", "")
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head and ".lora_" not in name
+        if _is_linear(module) and module is not head and ".lora_" not in name
     ]
     last_parts = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if not last_parts:
+        raise UsageError(
+            f"{type(model).__name__} has no linear layers that could get adapters",
+            hint="without --lora its weights are trained themselves",
+        )
     if not settings.targets:
         return last_parts
     for wanted in settings.targets:
@@ -134,6 +138,16 @@ def targets_of(model: Any, settings: LoraSettings) -> list[str]:
                 hint=f"its linear layers: {', '.join(last_parts)}",
             )
     return sorted(set(settings.targets))
+
+
+def _is_linear(module: Any) -> bool:
+    """Whether a layer multiplies with a weight `[out, in]`. GPT-2's layers hold it the other way round, also under the
+    4-bit layers that stand for them."""
+    import torch
+
+    return isinstance(module, torch.nn.Linear) and issubclass(
+        getattr(module, "source_cls", torch.nn.Linear), torch.nn.Linear
+    )
 
 
 def with_adapters(model: Any, settings: LoraSettings, *, seed: int) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zephyrctl.artifacts.models import ADAPTER
 from zephyrctl.chat.tokenizer import stop_ids
 from zephyrctl.errors import EnvironmentFault, MissingExtra, StageRejected, UsageError
 from zephyrctl.libraries import fit_threads
@@ -185,7 +186,7 @@ def save_model(
         adapter = adapters.adapter_state(weights)
         targets = sorted(model.peft_config["default"].target_modules)
         weights = _merged(init, adapter, lora, kind)
-        adapters.write_adapter(folder / adapters.ADAPTER, adapter, lora, base, targets)
+        adapters.write_adapter(folder / ADAPTER, adapter, lora, base, targets)
     fresh = _fresh(plain, weights, kind)
     fresh.config.use_cache = True
     fresh.generation_config.eos_token_id = _stops(plain, tokenizer)

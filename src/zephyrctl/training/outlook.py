@@ -129,7 +129,9 @@ def look_ahead(
         work=work,
         plan=plan,
         choice=choice,
-        padding=share_of_padding(work, plan),
+        padding=0.0
+        if choice.attention == "flash_attention_2"
+        else share_of_padding(work, plan, choice.processes),
         memory=estimate_memory(config, shape, choice, micro=micro),
         room=device_bytes(choice, hardware),
         time=estimate_time(config, shape, choice, hardware, work, plan, mfu=assumptions.mfu),

@@ -72,7 +72,7 @@ def _plan_table(look: Outlook) -> Table:
             )
         )
     activations = "recomputed" if choice.recompute else "kept"
-    passes = f"{plan.epochs:g} epoch{'s' if plan.epochs != 1 else ''}"
+    passes = f"{plan.epochs:.3g} epoch{'s' if plan.epochs != 1 else ''}"
     engine = choice.name + (", offload" if choice.offload else "")
     rows += [
         ("padding", f"{look.padding:.1%} of the positions"),
@@ -100,9 +100,9 @@ def _length_table(work: Workload) -> Table:
 
 def _memory_table(memory: Estimate, room: int | None, choice: EngineChoice, micro: int) -> Table:
     where = {"device": "GPU" if choice.device == "cuda" else "memory", "host": "CPU memory"}
-    rows = [(part.name, f"{part.size / GIB:.2f} GiB", where[part.where]) for part in memory.parts]
-    have = "" if room is None else f" of {room / GIB:.1f} GiB"
-    rows.append(("together", f"{memory.device / GIB:.2f} GiB{have}", where["device"]))
+    rows = [(part.name, _bytes(part.size), where[part.where]) for part in memory.parts]
+    have = "" if room is None else f" of {_bytes(room)}"
+    rows.append(("together", f"{_bytes(memory.device)}{have}", where["device"]))
     return Table("memory of each process, at its fullest", ("what", "size", "where"), tuple(rows))
 
 
@@ -137,12 +137,16 @@ def _cost_table(look: Outlook) -> Table:
         rows.append(
             (
                 "a checkpoint",
-                f"{look.disk.checkpoint / GIB:.2f} GiB, {_duration(look.disk.stall)} to write at {rate}",
+                f"{_bytes(look.disk.checkpoint)}, {_duration(look.disk.stall)} to write at {rate}",
             )
         )
-        have = "" if look.free is None else f", {look.free / GIB:.1f} GiB are free"
-        rows.append(("disk", f"up to {look.disk.needed / GIB:.1f} GiB{have}"))
+        have = "" if look.free is None else f", {_bytes(look.free)} are free"
+        rows.append(("disk", f"up to {_bytes(look.disk.needed)}{have}"))
     return Table("cost", ("what", "value"), tuple(rows))
+
+
+def _bytes(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

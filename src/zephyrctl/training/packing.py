@@ -54,21 +54,6 @@ class PackPlan:
         """Tokens of all packs."""
         return sum(self.lengths())
 
-    @property
-    def efficiency(self) -> float:
-        """The share of `capacity` that the packs fill, 0 to 1."""
-        return self.tokens / (self.capacity * len(self)) if self.packs else 1.0
-
-    @property
-    def fewest(self) -> int:
-        """The number of packs below which no plan of whole packs can come: all tokens over the capacity."""
-        return -(-self.tokens // self.capacity)
-
-    @property
-    def cut_rows(self) -> int:
-        """Rows that a border between packs goes through."""
-        return len({piece.row for pack in self.packs for piece in pack if piece.start > 0})
-
     def to_json(self) -> str:
         """The plan as one line of JSON: for every pack its pieces, each `[row, start, stop]`."""
         return json.dumps(
@@ -144,12 +129,6 @@ def _wrapped(lengths: Sequence[int], order: Sequence[int], capacity: int) -> tup
                 packs.append(tuple(pack))
                 pack, room = [], capacity
     return (*packs, tuple(pack)) if pack else tuple(packs)
-
-
-def padding(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:
-    """The share of padding, 0 to 1, where each group of row numbers is one rectangle as wide as its longest row."""
-    area = sum(len(group) * max(lengths[row] for row in group) for group in groups)
-    return 1 - sum(lengths[row] for group in groups for row in group) / area if area else 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from pydantic import Field
 from zephyrctl.artifacts.artifact import Artifact
 from zephyrctl.artifacts.manifest import InputRef, World
 from zephyrctl.artifacts.models import ModelSource
+from zephyrctl.artifacts.ref import as_name
 from zephyrctl.artifacts.step import Step, Work
 from zephyrctl.config import StageConfig, digest_of
-from zephyrctl.errors import IntegrityError, TryAgain
+from zephyrctl.errors import IntegrityError, NotFinite, TryAgain
 from zephyrctl.events import Note
 from zephyrctl.records import PairLogprobsRow
 from zephyrctl.training.engine import EngineChoice
+from zephyrctl.training.lora import Base
 from zephyrctl.training.settings import TrainingConfig
 from zephyrctl.training.tokens import PairTokens
 
@@ -53,11 +56,17 @@ def pair_digest(pair: PairTokens) -> str:
 
 
 def numerics(config: TrainingConfig, choice: EngineChoice) -> dict[str, str]:
-    """The arithmetic of the pass that asks the reference: that of training."""
+    """The arithmetic of the pass that asks the reference: that of training.
+
+    Under bf16 autocast rounds what goes into products; FSDP2 and ZeRO round every weight beforehand, norms too.
+    """
     from importlib.metadata import version
 
-    held = "weights" if choice.name in ("zero2", "zero3") or config.quantize != "none" else "autocast"
+    four_bit = config.quantize != "none"
+    rounded = choice.name in ("fsdp2", "zero2", "zero3") or four_bit
+    held = "weights" if rounded else "autocast"
     return {
+        **({"bitsandbytes": version("bitsandbytes")} if four_bit else {}),
         "dtype": config.dtype,
         "how": held if config.dtype == "bf16" else "float32",
         "quantize": config.quantize,
@@ -94,8 +103,12 @@ class Reference:
         return folder
 
     def keep(self, folder: Path) -> None:
-        """Makes the artifact of what a run left in `folder`; a pair that stands in both splits is kept once."""
+        """Makes the artifact of what a run left in `folder`; a pair that stands in both splits is kept once.
+
+        Raises NotFinite for log-probabilities that no loss could be made of.
+        """
         spoken = read_reference(folder)
+        _require_finite(spoken)
         rows: dict[str, PairLogprobsRow] = {}
         for pairs, said in ((self.train, spoken.train), (self.test, spoken.test)):
             for pair, chosen, rejected in zip(pairs, *said, strict=True):
@@ -114,6 +127,16 @@ class Reference:
                 self.artifact = staging.commit()
         except TryAgain as error:  # another run has the same pairs in hand; this one has what it needs
             self.step.work.emit(Note(f"the reference's word is not kept by this run: {error.message}"))
+            self._adopt(rows)
+
+    def _adopt(self, rows: Mapping[str, PairLogprobsRow]) -> None:
+        """Takes the artifact of another run for this one's where both have the same to the last bit."""
+        done = self.step.done()
+        if done is None or done.artifact is None:
+            return
+        kept = {row.pair: row for _, _, row in done.artifact.rows() if isinstance(row, PairLogprobsRow)}
+        if kept == rows:
+            self.artifact = done.artifact
 
 
 def reference_step(
@@ -132,13 +155,21 @@ def reference_step(
         InputRef(role="init", ref=init.ref, digest=init.digest, kind="model"),
         InputRef(role="pairs", ref="token ids", digest=digest, kind="prefs"),
     ]
-    name = "ref-" + (init.artifact.ref.name if init.artifact is not None else Path(init.path).name.lower())
-    step = Step(work, settings, name=_safe(name), kind="logprobs", inputs=inputs, world=world)
+    model = Base.of(init).name.partition("@")[0].rpartition("/")[2]
+    name = as_name(f"ref-{as_name(model, 'model')}", "ref-model")
+    step = Step(work, settings, name=name, kind="logprobs", inputs=inputs, world=world)
     return Reference(step, train, test)
 
 
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+def _require_finite(spoken: Spoken) -> None:
+    chosen, rejected = (a + b for a, b in zip(spoken.train, spoken.test, strict=True))
+    wrong = sum(not (math.isfinite(a) and math.isfinite(b)) for a, b in zip(chosen, rejected, strict=True))
+    if wrong:
+        raise NotFinite(
+            f"the reference gives {wrong} of {len(chosen)} pairs a log-probability that is not finite; nothing was"
+            " trained",
+            hint="look at the starting model's weights (zephyrctl chat), or --set dtype=fp32",
+        )
 
 
 def _looked_up(
@@ -172,17 +203,27 @@ def read_reference(folder: Path) -> Spoken:
     return Spoken((a, b), (c, d))
 
 
+def sample(pairs: Sequence[PairTokens], count: int) -> list[int]:
+    """The numbers of `count` pairs (all where there are fewer), evenly spread from the shortest to the longest."""
+    rows = sorted(range(len(pairs)), key=lambda row: (pairs[row].length, row))
+    if count >= len(rows):
+        return rows
+    if count == 1:
+        return rows[-1:]
+    return [rows[place * (len(rows) - 1) // (count - 1)] for place in range(count)]
+
+
 def difference(
     found: Sequence[Sequence[float]],
     known: Sequence[Sequence[float]],
     counts: Sequence[Sequence[int]],
     dtype: str,
 ) -> tuple[float, float]:
-    """The largest difference in nats per token between two pairs of lists, and how much is allowed."""
-    worst = 0.0
-    for a, b, n in zip(found, known, counts, strict=True):
-        worst = max([worst, *(abs(x - y) / max(1, k) for x, y, k in zip(a, b, n, strict=True))])
-    return worst, _ALLOWED[dtype]
+    """The largest difference in nats per token between two pairs of lists, infinite where one is no number, and how
+    much is allowed."""
+    sides = (zip(a, b, n, strict=True) for a, b, n in zip(found, known, counts, strict=True))
+    apart = [abs(x - y) / max(1, k) for side in sides for x, y, k in side]
+    return max([0.0, *(math.inf if math.isnan(one) else one for one in apart)]), _ALLOWED[dtype]
 
 
 def describe(artifact: Artifact | None) -> dict[str, Any]:

@@ -17,8 +17,11 @@ from zephyrctl.training import checkpoint
 
 _NOT_COMPARED = frozenset({"timing.jsonl", "training_args.bin", "README.md"})
 _SPEED = ("_runtime", "_per_second")
-_INTENTIONS = "TrainerControl"
-"""Whether the trainer was about to save or to stop: a signal changes it, and it trains nothing."""
+_BESIDE = frozenset({"TrainerControl", "total_flos"})
+"""What the trainer notes and trains nothing with: whether it was about to save or to stop, which a signal changes; and
+its own estimate of arithmetic, which under ZeRO-3 counts the weights that happen to be gathered."""
+_SETS = frozenset({"target_modules", "modules_to_save"})
+"""Lists of PEFT's that are sets to it, and are written in an order that every process makes up anew."""
 _TORCH = (".pt", ".pth", ".bin")
 _JSON = (".json", ".jsonl")
 _SHARDED = ".metadata"
@@ -109,14 +112,17 @@ def _shards(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     value = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    return _without_speed(value)
+    return _without_chance(value)
 
 
-def _without_speed(value: Any) -> Any:
+def _without_chance(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k != _INTENTIONS and not str(k).endswith(_SPEED)}
-        return {k: _without_speed(v) for k, v in kept.items()}
-    return [_without_speed(v) for v in value] if isinstance(value, list) else value
+        kept = {k: v for k, v in value.items() if k not in _BESIDE and not str(k).endswith(_SPEED)}
+        return {
+            k: sorted(v) if k in _SETS and isinstance(v, list) else _without_chance(v)
+            for k, v in kept.items()
+        }
+    return [_without_chance(v) for v in value] if isinstance(value, list) else value
 
 
 def _missing(names: set[Any], others: set[Any], at: str = "") -> Iterator[str]:

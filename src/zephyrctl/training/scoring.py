@@ -24,6 +24,8 @@ class Scorer:
     autocast: Callable[[], AbstractContextManager[Any]]
     device: Any
     crew: Crew = field(default_factory=Crew)
+    before_pass: Callable[[], None] = lambda: None
+    """Called before every pass, by every process as often as by the others; what it raises ends the scoring."""
 
     def pairs(self, rows: Sequence[Any]) -> tuple[list[float], list[float]]:
         """Summed log-probability of every pair's chosen and rejected answer given its prompt, in nats, on every
@@ -54,6 +56,7 @@ class Scorer:
         for one in shares(
             [row.length for row in rows], self.size, rank=self.crew.rank, world=self.crew.world
         ):
+            self.before_pass()
             made = sequences([rows[row] for row in one.rows])
             batch = {k: v.to(self.device) for k, v in tensors(made, pad=self.pad, flat=self.flat).items()}
             with torch.no_grad(), self.autocast():

@@ -28,7 +28,7 @@ class TrainingConfig(StageConfig):
     """Passes over the data."""
     max_steps: int | None = Field(None, ge=1)
     """Optimiser steps; wins over `epochs`."""
-    lr: float = Field(2e-5, gt=0)
+    lr: float = Field(2e-5, gt=0, le=1e30)
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
@@ -133,13 +133,18 @@ class TrainingConfig(StageConfig):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:
         if self.out is not None and not self.out.strip():
             raise ValueError("`out` is empty")
         if self.quantize != "none" and not self.lora:
             raise ValueError("`quantize` needs `lora`: weights held in 4 bits cannot be trained themselves")
-        if self.num_machines > 1 and not self.rendezvous:
+        if self.num_machines > 1 and not self.rendezvous and not self.lengths:
             raise ValueError("several machines need `rendezvous` (host:port of machine 0)")
         if self.machine_rank >= self.num_machines:
             raise ValueError("`machine_rank` counts from 0 and must be less than `num_machines`")

@@ -15,6 +15,8 @@ from zephyrctl.errors import Interrupted, Preempted, ZephyrError
 PARENT = "ZEPHYRCTL_PARENT"
 """Names the process that started this one and watches it. Such a process hears of a signal twice where a batch system
 sends it to everybody, so a second one is not for it to act on: the one that watches kills it."""
+_BATCH = (signal.SIGTERM, signal.SIGUSR1)
+"""What a batch system sends to a job that it will start again."""
 
 
 @dataclass
@@ -49,13 +51,42 @@ def stop_signal() -> Iterator[StopSignal]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def stopped(number: int, saved: str) -> ZephyrError:
+@contextmanager
+def preparing() -> Iterator[None]:
+    """In the block, SIGTERM and SIGUSR1 end what comes before and after training (reading data, waiting for other
+    machines) as a run that is to be taken up again: exit 75, like a saved one, so that a batch script puts its job back
+    into the queue. In training `stop_signal` stands above it. Outside the main thread it does nothing."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        # not an Exception: libraries drop those without a word, while they are imported for one
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in _BATCH}
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args or error.args[0] not in _BATCH:
+            raise
+        raise Preempted(
+            f"asked to stop ({signal.Signals(error.args[0]).name}) while nothing was being trained",
+            resume="the same command begins again here",
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def stopped(
+    number: int, saved: str, *, resume: str = "the same command goes on from the checkpoint"
+) -> ZephyrError:
     """The error with which a run ends that signal `number` stopped; `saved` says what is kept.
 
     Ctrl-C and a lost terminal end as interruptions; what a batch system sends means that the same command may go on
     later (exit 75).
     """
-    resume = "the same command goes on from the checkpoint"
-    if number in (signal.SIGTERM, signal.SIGUSR1):
+    if number in _BATCH:
         return Preempted(f"asked to stop ({signal.Signals(number).name}); {saved}", resume=resume)
     return Interrupted(number, resume=resume)

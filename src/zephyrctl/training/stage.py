@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,12 @@ from zephyrctl.artifacts.writer import Staging
 from zephyrctl.chat.template import template_digest
 from zephyrctl.chat.tokenizer import stop_ids
 from zephyrctl.errors import TryAgain, UsageError
-from zephyrctl.events import Emit, Event, Note, Table, Warning_, plain
+from zephyrctl.events import Note, Table, Warning_, plain
 from zephyrctl.libraries import quiet
+from zephyrctl.training import verify
 from zephyrctl.training.choosing import choose_engine
 from zephyrctl.training.engine import EngineChoice
-from zephyrctl.training.engines import write_deepspeed_settings
+from zephyrctl.training.engines import refuse_other_launcher, write_deepspeed_settings
 from zephyrctl.training.footprint import Shape, check_weights, read_shape
 from zephyrctl.training.hardware import this_machine
 from zephyrctl.training.inputs import (
@@ -81,6 +83,7 @@ def train(config: TrainingConfig, work: Work, method: Method) -> StepResult:
     done = None if looking else step.done()
     if done is not None:
         return done
+    refuse_other_launcher()
     need_training_packages()
     adapters = LoraSettings.of(config)
     if adapters is not None:
@@ -98,6 +101,8 @@ def train(config: TrainingConfig, work: Work, method: Method) -> StepResult:
         for event in previews:
             work.emit(event)
         return StepResult(ref=None, artifact=None, plan={"preview": [plain(event) for event in previews]})
+    if not work.dry_run:
+        verify.require_same_engine(step.folder / "scratch", choose_engine(config, shape, this_machine()))
     if config.machine_rank and not work.dry_run:
         return _assist(config, step, choose_engine(config, shape, this_machine()))
     with quiet():
@@ -134,6 +139,12 @@ def _commands(config: TrainingConfig, step: Step, choice: EngineChoice) -> StepR
         return StepResult(ref=None, artifact=None, plan={"commands": []})
     launch = _launch(config, step.folder, choice)
     lines = launch.shell_lines()
+    port = "" if config.rendezvous else ", and the port is one that is free then (--rendezvous names one)"
+    step.work.emit(
+        Note(
+            f"the command itself writes {launch.folder} before it runs these lines, and takes it away at the end{port}"
+        )
+    )
     return StepResult(ref=None, artifact=None, plan={"commands": lines}, text="\n".join(lines))
 
 
@@ -145,13 +156,17 @@ def _launch(config: TrainingConfig, folder: Path, choice: EngineChoice) -> Launc
 def _assist(config: TrainingConfig, step: Step, choice: EngineChoice) -> StepResult:
     """This machine's part of a run that machine 0 leads; the artifact is the one that machine 0 makes."""
     launch = _launch(config, step.folder, choice)
+    work = replace(step.work, again=False)
+    finished = Step(work, config, name=step.name, kind=step.kind, inputs=step.inputs, world=step.world)
+    before = work.store.find_step(step.name, step.key)
     wait_for(launch.folder / READY, seconds=_PATIENCE, what="the job that machine 0 prepares")
-    run_ranks(launch, step.work.emit, lambda name, folder: None)
+    run_ranks(launch, work.emit, lambda name, folder: None)
+    work.emit(Note("this machine's part is done; machine 0 writes the model"))
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
-        done = step.done()
-        if done is not None:
-            return done
+        done = finished.done()
+        if done is not None and (before is None or done.ref != str(before.ref)):
+            return replace(done, already=False)
         time.sleep(2.0)
     raise TryAgain("machine 0 has not committed the model", hint="see what machine 0 says")
 
@@ -249,24 +264,33 @@ class _Prepared:
             verify_ref=self.method.verify_ref,
             mark=uuid.uuid4().hex,
             base=(base.name, base.digest),
-            emit=_logged(staging, self.work.emit),
+            emit=self.work.emit,
             deliver=deliver,
             name=f"{staging.name}-{step.key[:8]}",
             runs=self.work.store.root.parent / "runs",
         )
-        if self.choice.processes == 1:
-            run(job)
-        else:
-            launch = _launch(self.config, step.folder, self.choice)
-            job.save(launch.folder)
-            write_deepspeed_settings(
-                launch.folder, self.choice, dtype=self.config.dtype, max_grad_norm=self.config.max_grad_norm
-            )
-            run_ranks(launch, job.emit, deliver)
+        verify.make_sure(job, partial(self._start, step))
+        self._start(step, job)
         if reference is not None:
             staging.extra.update(describe(reference.artifact))
         staging.counts["weights_changed"] = require_change(self.init.path, staging.path, self.config.dtype)
         staging.write_rejects(self.data.rejects)
+
+    def _start(self, step: Step, job: Job) -> None:
+        """Runs a job to its end: in this process, or in processes of their own."""
+        if job.choice.processes == 1:
+            run(job)
+            return
+        launch = replace(_launch(self.config, step.folder, job.choice), folder=job.scratch / JOB)
+        # other machines begin as soon as the job is there, which has to be last
+        write_deepspeed_settings(
+            launch.folder, job.choice, dtype=job.config.dtype, max_grad_norm=job.config.max_grad_norm
+        )
+        job.save(launch.folder)
+        try:
+            run_ranks(launch, job.emit, job.deliver)
+        finally:
+            (launch.folder / READY).unlink(missing_ok=True)
 
     def _reference(self) -> Reference | None:
         if not self.method.reference:
@@ -301,14 +325,6 @@ class _Prepared:
             value = next((row[key] for row in reversed(metrics) if key in row), None)
             if value is not None:
                 staging.headline[key.replace("/", "_")] = round(value, 4)
-
-
-def _logged(staging: Staging, tell: Emit) -> Emit:
-    def emit(event: Event) -> None:
-        staging.log(event)
-        tell(event)
-
-    return emit
 
 
 def _template_checks(data: Data, tokenizer: Any) -> list[tuple[str, str]]:

@@ -59,6 +59,6 @@ def step_sizes(rows: Any, plan: Plan, *, pairs: bool) -> StepSizes:
         prompt, chosen, rejected = (column.lengths() for column in rows.columns.values())
         both = [[p + c, p + r] for p, c, r in zip(prompt, chosen, rejected, strict=True)]
         return StepSizes(plan, both, {"length/chosen": chosen, "length/rejected": rejected})
-    if isinstance(rows, PackedRows):
-        return StepSizes(plan, rows.plan.documents())
-    return StepSizes(plan, [[length] for length in rows.lengths()])
+    lengths = rows.lengths()
+    documents = rows.plan.documents() if isinstance(rows, PackedRows) else [[length] for length in lengths]
+    return StepSizes(plan, documents, {"length": lengths})

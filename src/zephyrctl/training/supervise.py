@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from zephyrctl import errors, events
-from zephyrctl.errors import EnvironmentFault, Interrupted, Preempted, ZephyrError
+from zephyrctl.errors import EnvironmentFault, Interrupted, Preempted, ZephyrError, no_space
 from zephyrctl.training.engine import EngineChoice
-from zephyrctl.training.engines import environment
+from zephyrctl.training.engines import environment, of_no_launcher
 from zephyrctl.training.job import Deliver
 from zephyrctl.training.signals import PARENT, stop_signal, stopped
 from zephyrctl.training.worker import EVENTS
@@ -30,6 +31,8 @@ PROGRAM = ("-m", "zephyrctl.training.worker")
 GRACE = 5.0
 """Seconds that the others have to report a fault of their own once one process has failed."""
 _NAP = 0.2
+_ROOM = 1 << 20
+"""Bytes that a disk has free on which what a process leaves behind can still be written."""
 _KINDS: dict[str, type[events.Event]] = {
     cls.__name__.rstrip("_").lower(): cls
     for cls in (events.Note, events.Warning_, events.Progress, events.Metric, events.Table)
@@ -128,7 +131,7 @@ class _Ranks:
     def _start(self, rank: int, writing: int | None) -> None:
         added, command = self.launch.command(rank)
         log = self.launch.folder / f"rank-{self.launch.first + rank}.log"
-        environ = {**os.environ, **added, PARENT: str(os.getpid())}
+        environ = {**of_no_launcher(os.environ), **added, PARENT: str(os.getpid())}
         environ.pop(EVENTS, None)
         if writing is not None:
             environ[EVENTS] = str(writing)
@@ -276,6 +279,8 @@ def _what_happened(launch: Launch, ranks: _Ranks, told: int | None) -> ZephyrErr
     dead = {rank: code for rank, code in ranks.ends.items() if code != 0}
     if told is not None and -told in dead.values():
         return stopped(told, "no step was made since, and earlier checkpoints are kept")
+    if shutil.disk_usage(launch.folder).free < _ROOM:  # too little for words
+        return no_space(launch.folder, "the disk is full")
     place, code = next(iter(dead.items()))
     log = ranks.logs[place]
     if code < 0:

@@ -200,7 +200,7 @@ def require_few_dropped(tokens: Tokens, max_dropped: float) -> None:
         f"{lost} of {rows} training rows ({lost / rows:.1%}) would be dropped, {max_dropped:.1%} may: {reasons};"
         f" the first is {first['where']}: {first['detail']}",
         hint=_what_helps(dropped)
-        + f"; or accept it, free of charge: --set max_dropped={_just_above(lost, rows)}",
+        + f"; or accept it, free of charge: --max-dropped {_just_above(lost, rows)}",
     )
 
 

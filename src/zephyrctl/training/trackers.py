@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from zephyrctl.errors import MissingExtra
-from zephyrctl.events import Emit, Warning_
+from zephyrctl.events import Emit, Note, Warning_
 from zephyrctl.redact import redact
 
 PROJECT = "zephyrctl"
@@ -113,7 +113,8 @@ class Trackers:
             yield
         except BaseException as error:
             open_runs.pop(name, None)
-            lines = redact(str(error)).strip().splitlines() or [type(error).__name__]
+            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            lines = redact(words).strip().splitlines() or [type(error).__name__]
             self._failed.put(
                 f"{name} failed and gets no more metrics ({lines[0][:200]}); training goes on, metrics.jsonl has all"
             )
@@ -147,6 +148,8 @@ def open_trackers(
     need_trackers(names)
     run, shown = redact(run), {key: _plain(value) for key, value in config.items()}
     opened = {name: _opener(_OPENERS[name], run, folder, shown, step) for name in dict.fromkeys(names)}
+    kept = f"what is kept of it here lies in {folder.name}/ beside the store"
+    emit(Note(f"the run '{run}' goes to {', '.join(opened)}; {kept}"))
     return Trackers(opened, emit)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Scores = Mapping[str, float]
 
@@ -31,6 +31,8 @@ class Verdict:
 
     text: str
     bad: bool = False
+    kind: str = ""
+    """What it is about, so that a warning that stays the same need not be said at every epoch."""
 
 
 def verdicts(task: str, epochs: Sequence[Scores], before: Scores) -> list[Verdict]:
@@ -39,10 +41,19 @@ def verdicts(task: str, epochs: Sequence[Scores], before: Scores) -> list[Verdic
     if not epochs:
         return []
     now = epochs[-1]
-    found = [_summary(now), _overfitting(epochs), _endings(task, now, before), _lengths(now, before)]
+    found = {
+        "summary": _summary(now),
+        "overfitting": _overfitting(epochs),
+        "endings": _endings(task, now, before),
+        "lengths": _lengths(now, before),
+    }
     if task == "dpo":
-        found += [_chance(now), _displacement(now, before), _distance(now)]
-    return [one for one in found if one is not None]
+        found |= {
+            "chance": _chance(now),
+            "displacement": _displacement(now, before),
+            "distance": _distance(now),
+        }
+    return [replace(one, kind=kind) for kind, one in found.items() if one is not None]
 
 
 def _summary(now: Scores) -> Verdict | None:

@@ -15,6 +15,7 @@ from typing import Any
 from zephyrctl.artifacts.durable import remove_tree
 from zephyrctl.errors import StageRejected, UsageError
 from zephyrctl.events import Note, silent
+from zephyrctl.losses import make_loss
 from zephyrctl.training import checkpoint
 from zephyrctl.training.engine import EngineChoice
 from zephyrctl.training.job import Job, keep_nothing
@@ -145,6 +146,8 @@ def _why_not(job: Job, step: int, before: Path | None) -> str | None:
         return "no earlier checkpoint is kept"
     if job.choice.machines > 1:
         return "the run is over several machines"
+    if job.loss is not None and job.reference is None and make_loss(job.loss).needs_reference:
+        return "the reference's log-probabilities are gone, and training starts anew"
     distance = step - checkpoint.read_seal(before)["step"]
     if distance > job.config.verify_resume:
         most = job.config.verify_resume
@@ -163,7 +166,8 @@ def _why_not(job: Job, step: int, before: Path | None) -> str | None:
 
 def _again(job: Job, folder: Path, step: int) -> Job:
     """The job in another scratch, up to `step`, telling nobody."""
-    config = job.config.model_copy(update={"save_steps": None, "verify_resume": 0, "report_to": []})
+    quietly: dict[str, Any] = {"save_steps": None, "keep_epochs": False, "verify_resume": 0, "report_to": []}
+    config = job.config.model_copy(update=quietly)
     return dataclasses.replace(
         job, config=config, scratch=folder, stop_at=step, emit=silent, deliver=keep_nothing, verify_ref=0
     )

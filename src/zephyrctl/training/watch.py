@@ -83,6 +83,8 @@ class Watch:
     _stall: float = field(default=0.0, init=False)
     """Seconds the newest checkpoint took."""
     _stall_told: bool = field(default=True, init=False)
+    _warned: set[str] = field(default_factory=set, init=False)
+    """What the last epoch was warned of: said again only when it comes back, and at the end."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts the clocks; before the very first step, measures where the model begins."""
@@ -188,8 +190,11 @@ class Watch:
     def _end_epoch(self, step: int, epoch: float, model: Any) -> None:
         if self.held_out is not None:
             before = self.journal.before.get(_SCORES, {})
-            for one in verdicts(self.task, self.journal.with_key("test/loss"), before):
-                self._say(Warning_(one.text) if one.bad else Note(one.text))
+            found = verdicts(self.task, self.journal.with_key("test/loss"), before)
+            for one in found:
+                if not one.bad or one.kind not in self._warned or step == self.plan.steps:
+                    self._say(Warning_(one.text) if one.bad else Note(one.text))
+            self._warned = {one.kind for one in found if one.bad}
         if self.keep_epoch is not None and epoch == int(epoch) and step < self.plan.steps:
             model.eval()
             self.keep_epoch(int(epoch), model, self.journal)

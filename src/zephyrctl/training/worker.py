@@ -6,6 +6,7 @@ into `outcome-<rank>.json` in the job's folder. The process ends with the one th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -13,9 +14,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from zephyrctl.errors import ZephyrError
 from zephyrctl.events import Emit, Event, plain, silent
@@ -30,12 +32,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path((sys.argv[1:] if arguments is None else arguments)[0])
     rank = int(os.environ.get("RANK", "0"))
     end_with_parent()
+    # until training listens, a Ctrl-C ends this process as any other signal does
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         _run(folder)
     except ZephyrError as error:
-        _leave(folder, rank, {"class": type(error).__name__, **error.as_dict(), "code": error.exit_code})
+        with contextlib.suppress(OSError):  # the disk may be what is full
+            _leave(folder, rank, {"class": type(error).__name__, **error.as_dict(), "code": error.exit_code})
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process: one that failed at once, since what would tidy up after it (threads, process groups) may wait
+    for processes that wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def _run(folder: Path) -> None:
@@ -91,4 +109,4 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end(main())

@@ -75,6 +75,28 @@ def test_an_imported_folder_keeps_its_digest_and_its_parts_only(store: Store, fo
     assert import_source(Work(store), str(folder), "model").already
 
 
+def test_an_adapter_beside_the_weights_is_part_of_the_model(store: Store, folder: Path) -> None:
+    alone = model_folder_digest(folder)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "optimizer.pt").write_bytes(b"pickle")
+    assert model_folder_digest(folder) == alone
+    for name in ("adapter_config.json", "base.json"):
+        (folder / "adapter" / name).write_text("{}", encoding="utf-8")
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(safetensors())
+    heard = Recorder()
+    first = import_source(Work(store, heard), str(folder), "model").artifact
+    assert first is not None
+    assert first.digest == model_folder_digest(folder) != alone
+    assert (first.path / "adapter" / "adapter_model.safetensors").is_file()
+    assert "adapter/optimizer.pt" in " ".join(heard.texts())
+    second = import_source(Work(store), str(first.ref), "model", "again").artifact
+    assert second is not None
+    assert second.digest == first.digest
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(safetensors()[:-1])
+    with pytest.raises(IntegrityError, match="adapter_model"):
+        check_model_folder(folder)
+
+
 def test_refs_links_and_version_folders_are_the_artifact(store: Store, folder: Path) -> None:
     import_source(Work(store), str(folder), "model", "sft-e1")
     digest = model_folder_digest(folder)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from zephyrctl.artifacts.ref import (
     Asked,
     Ref,
+    as_name,
     check_name,
     check_tag,
     is_name,
@@ -39,6 +40,13 @@ BAD = [
 @pytest.mark.parametrize("text", GOOD)
 def test_names_in_the_grammar_are_taken(text: str) -> None:
     assert check_name(text) == text
+
+
+@given(st.text())
+def test_any_text_becomes_a_name_and_a_name_stays(text: str) -> None:
+    name = as_name(text, "other")
+    assert is_name(name)
+    assert as_name(name, "other") == name
 
 
 @pytest.mark.parametrize("text", BAD)

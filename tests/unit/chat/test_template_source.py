@@ -44,6 +44,8 @@ def test_what_is_no_template_is_refused(tmp_path: Path) -> None:
     assert "zephyr" in str(info.value.hint)
     with pytest.raises(RefNotFound):
         template_source(str(tmp_path / "none.jinja"))
+    with pytest.raises(RefNotFound):
+        template_source(str(Path(__file__) / "none.jinja"))
     broken = tmp_path / "broken.jinja"
     broken.write_text("hello\n{% for m in messages %}", encoding="utf-8")
     with pytest.raises(UsageError, match=r"broken\.jinja, line 2: not a chat template"):
@@ -71,6 +73,11 @@ def test_whose_template_is_taken(tokenizer_folder: Any, tmp_path: Path) -> None:
         load_tokenizer(chat, template="no-such")
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(RefNotFound, match="no such model folder"):
+        load_tokenizer(tmp_path / "none")
+
+
 def test_of_several_templates_the_default_one_is_taken(tokenizer_folder: Any) -> None:
     several = [{"name": "tool_use", "template": OTHER}, {"name": "default", "template": OWN}]
     assert render_text(load_tokenizer(tokenizer_folder("mistral", several)), HELLO) == "user: hello</s>"
@@ -82,9 +89,10 @@ def test_of_several_templates_the_default_one_is_taken(tokenizer_folder: Any) ->
 
 def test_pins_stand_side_by_side_and_replace_each_other() -> None:
     dated = "{{ strftime_now('%Y') }}" + OWN
-    first = with_system_default(with_bos(with_system_joined(with_date(dated, "2020-01-01"))), "a")
-    second = with_system_default(with_bos(with_system_joined(with_date(first, "2021-01-01"))), "b")
+    first = with_system_default(with_bos(with_system_joined(with_date(dated, "2020-01-01")), True), "a")
+    second = with_system_default(with_bos(with_system_joined(with_date(first, "2021-01-01")), True), "b")
     assert len(second) == len(first)
+    assert with_date(with_bos(second, True), "2021-01-01") == second, "the same pins, the same text"
     assert with_system_default(second, None).endswith(dated)
     assert "2020" not in second
     assert with_date(second, None) == second

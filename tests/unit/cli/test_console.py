@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyrctl.cli.console import Console, calls_line, plain_table
-from zephyrctl.cli.plain import printable
 from zephyrctl.cli.options import Session
+from zephyrctl.cli.plain import printable
 from zephyrctl.errors import BadRow
 from zephyrctl.events import Calls, Note, Progress, Table, Warning_
 

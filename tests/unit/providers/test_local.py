@@ -92,6 +92,7 @@ def test_answers_do_not_depend_on_the_batch(provider: LocalProvider, temperature
 
 def test_a_nucleus_of_nothing_else_is_greedy(provider: LocalProvider) -> None:
     assert answers(provider, [ask("in", temperature=1.0, top_p=1e-6)]) == answers(provider, [ask("in")])
+    assert answers(provider, [ask("in", temperature=1e-300)]) == answers(provider, [ask("in")])
 
 
 def test_draws_follow_the_models_probabilities(provider: LocalProvider) -> None:

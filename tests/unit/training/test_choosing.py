@@ -132,7 +132,16 @@ def test_the_size_of_a_pass_is_as_set_and_never_more_than_the_share() -> None:
         choose_micro(BIG.model_copy(update={"micro_batch": 3}), SMOL, choice, parse_hardware("8xH100")) == 3
     )
     assert choose_micro(BIG.model_copy(update={"batch_size": 8}), SMOL, choice, parse_hardware("8xH100")) == 1
-    assert choose_micro(SftConfig(batch_size=4), SMOL, EngineChoice(), LAPTOP) == 4
+    assert choose_micro(SftConfig(batch_size=4), SMOL, EngineChoice(), LAPTOP) == 1
+    assert choose_micro(SftConfig(batch_size=32, max_length=256), SMOL, EngineChoice(), LAPTOP) == 4
+    tiny = replace(SMOL, parameters=1_000_000)
+    assert choose_micro(SftConfig(batch_size=4), tiny, EngineChoice(), LAPTOP) == 4
+
+
+def test_gemma_2_gets_the_attention_that_it_can_have() -> None:
+    gemma = replace(SMOL, architecture="Gemma2ForCausalLM")
+    assert choose_engine(SftConfig(), gemma, LAPTOP).attention == "eager"
+    assert choose_engine(SftConfig(attn="sdpa"), gemma, LAPTOP).attention == "sdpa"
 
 
 def test_what_does_not_fit_names_what_would() -> None:

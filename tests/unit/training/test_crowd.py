@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from zephyrctl.errors import EnvironmentFault
 from zephyrctl.training import crowd
 from zephyrctl.training.crowd import CHUNK, in_chunks
 
@@ -55,6 +56,15 @@ def test_processes_are_started_for_many_rows_only(monkeypatch: pytest.MonkeyPatc
 def test_a_workers_error_is_the_callers() -> None:
     with pytest.raises(TypeError):
         list(in_chunks([1] * (2 * CHUNK), None, operator.add, 2))
+
+
+def test_a_killed_worker_is_a_fault_of_the_machine() -> None:
+    with pytest.raises(EnvironmentFault, match="was killed"):
+        list(in_chunks([0] * (2 * CHUNK), 1, _die, 2))
+
+
+def _die(tool: int, chunk: list[int]) -> None:
+    os._exit(tool)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -19,6 +19,7 @@ from zephyrctl.training.divergence import (
     sft_partings,
     spots,
 )
+from zephyrctl.training.locate import sandbox_base
 
 streams = st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30).map(
     lambda pairs: Stream(tuple(Token(number, "abcd"[number], loss) for number, loss in pairs))
@@ -102,6 +103,16 @@ def test_cuts(tiny: Path) -> None:
     two = pair_partings(pairs, tiny, Decisions(TokenRules(), 1024), room)[0]
     assert len(two.first.tokens) == 1024
     assert two.second.with_loss == 512
+
+
+def test_the_text_around_a_spot_is_text_though_a_character_is_several_tokens() -> None:
+    row = sample_dialogues()[0][1]
+    asked, answer = row.messages[0], row.messages[1].model_copy(update={"content": "naïve 东京"})
+    said = [("x", row.model_copy(update={"messages": [asked, answer]}))]
+    one = sft_partings(
+        said, sandbox_base(), Decisions(TokenRules(), 64), Decisions(TokenRules(loss_on="all"), 64)
+    )
+    assert one[0].spots[-1].before.endswith("aïve 东京</s>")
 
 
 def test_a_dropped_row_says_why(tiny: Path) -> None:

@@ -76,7 +76,12 @@ def test_mean_context_counts_every_earlier_token_once(lengths: list[int]) -> Non
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA A40", 150e12),
+        ("RTX4090", 165e12),
+        ("4090", 165e12),
         ("80GB", None),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA A10G", None),
         ("Tesla T4", None),
     ],
 )

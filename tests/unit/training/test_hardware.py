@@ -18,6 +18,7 @@ from zephyrctl.training.hardware import GIB, Hardware, parse_hardware, this_mach
         ("2xL40S", 2, 48 * 10**9),
         ("4x24GiB", 4, 24 * GIB),
         ("1xRTX 4090", 1, 24 * 10**9),
+        ("2xRTX4090", 2, 24 * 10**9),
     ],
 )
 def test_hardware_from_words(text: str, count: int, memory: int) -> None:
@@ -25,7 +26,9 @@ def test_hardware_from_words(text: str, count: int, memory: int) -> None:
     assert (len(found.gpus), found.gpu_memory, found.described) == (count, memory, True)
 
 
-@pytest.mark.parametrize("text", ["", "8x", "0xH100", "many GPUs", "8xFastChip"])
+@pytest.mark.parametrize(
+    "text", ["", "8x", "0xH100", "999999999xH100", "many GPUs", "8xFastChip", "2xA4000", "1xA1000"]
+)
 def test_words_that_name_no_hardware(text: str) -> None:
     with pytest.raises(UsageError, match="does not say which GPUs"):
         parse_hardware(text)

@@ -15,7 +15,10 @@ from zephyrctl.chat.render import RenderedPair
 from zephyrctl.errors import IntegrityError, RefNotFound, UsageError, ZephyrError
 from zephyrctl.stages.dpo.config import DpoConfig
 from zephyrctl.stages.sft.config import SftConfig
+from zephyrctl.training.batches import pair_sequences
 from zephyrctl.training.lengths import measure, plan_steps, read_lengths, share_of_padding
+from zephyrctl.training.passes import Passes
+from zephyrctl.training.token_rows import PairTokens
 from zephyrctl.training.tokens import cut_pair
 
 
@@ -54,6 +57,30 @@ def test_padding_is_that_of_the_passes() -> None:
     assert share_of_padding(work, plan_steps(work, config, 1)) == 0
     assert share_of_padding(work, plan_steps(work, config, 2)) == pytest.approx(1 - 100 / 120)
     assert share_of_padding(work, plan_steps(work, config, 4)) == pytest.approx(1 - 100 / 160)
+    of_two = share_of_padding(work, plan_steps(work, config, 2), processes=2)
+    assert of_two == pytest.approx(1 - 100 / (2 * 30 + 2 * 40)), "each takes every second row of a pass"
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(1, 30)] * 3), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_padding_is_what_the_processes_really_pad(
+    lengths: list[tuple[int, int, int]], micro: int, world: int
+) -> None:
+    config = DpoConfig(max_length=64, max_prompt_length=32, batch_size=5, warmup=0)
+    work = measure(lengths, config)
+    plan = plan_steps(work, config, micro)
+    pairs = [PairTokens([1] * p, [1] * c, [1] * r) for p, c, r in lengths]
+    padded = real = 0
+    for rank in range(world):
+        for (one,) in Passes(plan, work.sizes, [1.0] * len(pairs), rank=rank, world=world):
+            if not one.filler:
+                sequences = pair_sequences([pairs[row] for row in one.rows])
+                widths = [len(sequence.ids) for sequence in sequences]
+                padded, real = padded + len(widths) * max(widths), real + sum(widths)
+    assert share_of_padding(work, plan, world) == pytest.approx(1 - real / padded)
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 60)] * 3), min_size=1, max_size=15), st.integers(1, 40))
@@ -104,6 +131,7 @@ def test_lengths_come_from_a_numpy_file(tmp_path: Path) -> None:
         ([], IntegrityError, "whole numbers|empty"),
         ([4, 0], IntegrityError, "less than 1"),
         ([{"a": 1}], IntegrityError, "not a .npy"),
+        ([4, 10**9], IntegrityError, "1,000,000,000 tokens"),
     ],
 )
 def test_files_that_hold_no_lengths(

@@ -80,6 +80,8 @@ def test_a_base_is_named_without_any_place_on_this_machine() -> None:
 
     assert named("/home/me/models/mine", "/home/me/models/mine") == Base("mine", "sha256:ab")
     assert named("/usr/lib/zephyrctl/base", "sandbox") == Base("sandbox", "sha256:ab")
+    assert named(".", "./").name == Path.cwd().name
+    assert named("/bundle/models/a", "hf://org/a--b@0123") == Base("org/a--b", "sha256:ab")
     hub = "/home/me/.cache/huggingface/hub/models--org--a--b/snapshots/0123"
     assert named(hub, hub) == Base("org/a--b", "sha256:ab")
 
@@ -133,6 +135,18 @@ def test_a_target_that_can_have_no_adapter_is_refused(tiny: Path, target: str) -
     with pytest.raises(UsageError, match=f"'{target}'") as caught:
         load_model(tiny, config=config(lora_targets=["q_proj", target]))
     assert "q_proj" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_a_model_without_linear_layers_is_refused(quantize: str, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    if quantize == "nf4":
+        pytest.importorskip("bitsandbytes", reason="needs the qlora extra")
+    sizes = GPT2Config(vocab_size=300, n_embd=64, n_layer=1, n_head=2, n_positions=64)
+    GPT2LMHeadModel(sizes).save_pretrained(tmp_path / "m")
+    with pytest.raises(UsageError, match="no linear layers"):
+        load_model(tmp_path / "m", config=config(quantize=quantize))
 
 
 def test_named_targets_are_the_only_ones(tiny: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyrctl.errors import IntegrityError
-from zephyrctl.training.packing import How, PackPlan, make_packs, pack_rows, padding
+from zephyrctl.training.packing import How, PackPlan, make_packs, pack_rows
 from zephyrctl.training.token_rows import SftRows, SftTokens
 
 HOWS = get_args(How)
@@ -33,7 +33,7 @@ def test_every_token_is_in_one_pack(lengths: list[int], capacity: int, how: How,
 @given(LENGTHS, st.integers(20, 60))
 def test_best_fit_keeps_rows_whole_and_opens_no_pack_without_need(lengths: list[int], capacity: int) -> None:
     plan = make_packs(lengths, capacity, "best-fit", seed=0)
-    assert plan.cut_rows == 0
+    assert all(piece.start == 0 for pack in plan.packs for piece in pack)
     assert all(p.stop == lengths[p.row] for pack in plan.packs for p in pack)
     assert all(
         size <= capacity or len(pack) == 1 for size, pack in zip(plan.lengths(), plan.packs, strict=True)
@@ -55,7 +55,7 @@ def test_a_row_joins_the_fullest_pack_with_room(lengths: list[int], packs: list[
 @given(LENGTHS, st.integers(1, 60), st.integers(0, 3))
 def test_wrapped_packs_are_full_but_for_the_last(lengths: list[int], capacity: int, seed: int) -> None:
     plan = make_packs(lengths, capacity, "wrapped", seed=seed)
-    assert len(plan) == plan.fewest == -(-sum(lengths) // capacity)
+    assert len(plan) == -(-sum(lengths) // capacity)
     assert plan.lengths()[:-1] == [capacity] * (len(plan) - 1 if plan.packs else 0)
     line = [piece for pack in plan.packs for piece in pack]
     assert all(b.start == (a.stop if a.row == b.row else 0) for a, b in pairwise(line))
@@ -71,14 +71,9 @@ def test_the_seed_decides_who_shares_a_pack_and_not_how_many_there_are() -> None
 
 def test_numbers_of_a_plan() -> None:
     plan = make_packs([6, 6, 3], 10, "best-fit", seed=0)
-    assert (len(plan), plan.fewest, plan.tokens, plan.efficiency) == (2, 2, 15, 0.75)
-    assert make_packs([], 10, "best-fit", seed=0).efficiency == 1.0
-    assert make_packs([25], 10, "wrapped", seed=0).cut_rows == 1
-
-
-def test_padding_is_what_a_rectangle_has_over_its_rows() -> None:
-    assert padding([4, 2, 3], [[0, 1], [2]]) == pytest.approx(1 - 9 / 11)
-    assert padding([4, 2], []) == 0.0
+    assert (len(plan), plan.tokens, sorted(plan.lengths())) == (2, 15, [6, 9])
+    assert make_packs([], 10, "best-fit", seed=0).tokens == 0
+    assert make_packs([25], 10, "wrapped", seed=0).lengths() == [10, 10, 5]
 
 
 @pytest.mark.parametrize(

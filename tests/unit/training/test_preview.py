@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from zephyrctl.chat.rules import TokenRules
 from zephyrctl.chat.tokenizer import load_tokenizer
-from zephyrctl.events import plain
+from zephyrctl.events import Preview, plain
 from zephyrctl.records import Message, PreferenceRow, SftRow
-from zephyrctl.events import Preview
 from zephyrctl.training.preview import Mark, preview_dialogues, preview_pairs, segments
 from zephyrctl.training.tokens import pair_tokens, sft_tokens
 
@@ -89,7 +88,10 @@ def test_pairs_show_both_sides(tokenizer: Any) -> None:
         assert sum(s.tokens for s in found if s.bears_loss) == len(getattr(trained, f"{name}_ids"))
     chosen, rejected = (found for _, found in made.sides)
     assert [chosen[0].cut, chosen[-1].cut, rejected[0].cut, rejected[-1].cut] == [True, True, True, False]
-    assert plain(made)["where"] == "p:3"
+    body = plain(made)
+    assert body["where"] == "p:3"
+    assert [name for name, _ in body["sides"]] == ["chosen", "rejected"]
+    assert body["sides"][0][1][0].keys() == {"text", "bears_loss", "tokens", "special", "cut"}
 
 
 @settings(deadline=None)

@@ -161,3 +161,28 @@ def test_a_distributed_checkpoint_is_read_whole(tmp_path: Path) -> None:
     assert compare_checkpoints(tmp_path / "a", tmp_path / "c") == [
         "pytorch_model_fsdp_0: v differs in 2 of 2 values, by 1 at most"
     ]
+
+
+def test_what_the_trainer_was_about_to_do_is_not_compared(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a" / "checkpoint-3"), write(tmp_path / "b" / "checkpoint-3")
+    for folder, stops in ((a, True), (b, False)):
+        path = folder / "trainer_state.json"
+        state = json.loads(path.read_text(encoding="utf-8"))
+        state |= {
+            "stateful_callbacks": {"TrainerControl": {"should_training_stop": stops}},
+            "total_flos": int(stops),
+        }
+        path.write_text(json.dumps(state), encoding="utf-8")
+    assert compare_checkpoints(a, b) == []
+
+
+def test_sets_that_peft_writes_in_any_order_are_sets(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a" / "checkpoint-3"), write(tmp_path / "b" / "checkpoint-3")
+    for folder, modules in ((a, ["q_proj", "v_proj"]), (b, ["v_proj", "q_proj"])):
+        body = {"r": 16, "target_modules": modules}
+        (folder / "adapter_config.json").write_text(json.dumps(body), encoding="utf-8")
+    assert compare_checkpoints(a, b) == []
+    (b / "adapter_config.json").write_text(
+        json.dumps({"r": 16, "target_modules": ["q_proj"]}), encoding="utf-8"
+    )
+    assert "target_modules" in compare_checkpoints(a, b)[0]

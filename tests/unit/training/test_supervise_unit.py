@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -277,3 +279,19 @@ def test_every_error_can_be_told_across_processes() -> None:
     error = errors.MissingExtra("deepspeed", "zero")
     told = supervise._rebuilt({"class": "MissingExtra", **error.as_dict()})
     assert (type(told), told.message, told.hint) == (errors.MissingExtra, error.message, error.hint)
+
+
+def test_a_process_that_failed_ends_whatever_it_has_running() -> None:
+    script = (
+        "import threading, time; from zephyrctl.training.worker import end\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start(); end(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 9
+
+
+def test_a_full_disk_is_said_where_no_process_could_say_it(
+    ranks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(EnvironmentFault, match="no space left"):
+        ranks("meet()\nsys.exit(3)")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from zephyrctl.errors import MissingExtra
-from zephyrctl.events import Recorder
+from zephyrctl.events import Recorder, Warning_
 from zephyrctl.training import trackers
 from zephyrctl.training.trackers import Trackers, need_trackers, open_trackers
 
@@ -52,7 +52,9 @@ def test_tensorboard_has_the_numbers_and_no_key(
     for step in (1, 2, 3):
         opened.log(step, {"loss": 1 / step, "rewards/margins": step / 10})
     opened.close()
-    assert said.events == []
+    assert said.texts() == [
+        f"the run 'dpo-e3@v2' goes to tensorboard; what is kept of it here lies in {tmp_path.name}/ beside the store"
+    ]
     assert capfd.readouterr().out == ""
     (folder,) = (tmp_path / "tensorboard").iterdir()
     assert folder.name == "dpo-e3-v2"
@@ -97,6 +99,20 @@ def test_one_that_fails_is_warned_of_once_and_the_other_goes_on() -> None:
     assert "401" in texts[1]
     assert "sk-abc" not in texts[1]
     assert "and more" not in texts[1]
+
+
+def test_the_warning_tells_nobody_where_this_machine_keeps_its_files(tmp_path: Path) -> None:
+    said = Recorder()
+    (tmp_path / "runs").write_text("", encoding="utf-8")
+
+    def blocked() -> Fake:
+        (tmp_path / "runs" / "tensorboard").mkdir()
+        return Fake()
+
+    Trackers({"blocked": blocked}, said).close()
+    (text,) = said.texts()
+    assert "Not a directory" in text
+    assert str(tmp_path) not in text
 
 
 def test_training_never_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +183,7 @@ def test_wandb_is_offline_without_a_key(
     assert opened is not None
     opened.log(1, {"loss": 2.0})
     opened.close()
-    assert said.texts() == []
+    assert not any(isinstance(event, Warning_) for event in said.events)
     assert (service.asked["mode"], service.asked["name"], service.asked["id"]) == (
         mode,
         "sft-e1@v1",
@@ -187,7 +203,7 @@ def test_trackio_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
     assert opened is not None
     opened.log(3, {"loss": 2.0})
     opened.close()
-    assert said.texts() == []
+    assert not any(isinstance(event, Warning_) for event in said.events)
     assert service.asked["space_id"] is None
     assert service.logged == [(3, {"loss": 2.0})]
 
@@ -229,7 +245,7 @@ def test_mlflow_writes_below_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert opened is not None
     opened.log(1, {"loss": 2.0})
     opened.close()
-    assert said.texts() == []
+    assert not any(isinstance(event, Warning_) for event in said.events)
     assert calls == [
         ("place", f"sqlite:///{tmp_path}/t/mlflow.db"), ("experiment of zephyrctl", "x@v1"), ("r", "lr", "1.0"),
         ("r", "loss", 2.0, 1), ("ended", "r"),

@@ -19,6 +19,9 @@ from zephyrctl.errors import EnvironmentFault, MissingExtra, UsageError
 from zephyrctl.libraries import quiet, yield_cores
 from zephyrctl.records import Message, row_seed
 
+_COLD = 1e-5
+"""Below this temperature the likeliest token is taken: logits divided by less would overflow."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -246,7 +249,7 @@ def _choose(logits: Any, rows: Sequence[_Row]) -> list[int]:
 
     scores = logits.clone()
     for place, row in enumerate(rows):
-        if row.temperature <= 0:
+        if row.temperature < _COLD:
             continue
         line = _nucleus(logits[place] / row.temperature, row.top_p)
         uniform = torch.rand(line.shape, generator=row.generator, dtype=torch.float64).clamp_(min=1e-300)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zephyrctl.chat.rules import Close, TokenRules
 from zephyrctl.config import runtime
@@ -19,7 +19,7 @@ class DpoConfig(TrainingConfig):
 
     epochs: float = Field(3.0, gt=0)
     """Passes over the pairs."""
-    lr: float = Field(5e-7, gt=0)
+    lr: float = Field(5e-7, gt=0, le=1e30)
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""
@@ -38,7 +38,8 @@ class DpoConfig(TrainingConfig):
     length_normalised: bool = False
     """Log-probabilities are divided by the answer's number of tokens before the loss."""
     max_prompt_length: int = Field(512, ge=1)
-    """Tokens that a prompt keeps, its last ones, where prompt and answer exceed `max_length`."""
+    """Tokens that a prompt keeps, its last ones, where prompt and answer exceed `max_length`. Where it is not said,
+    or leaves answers no room: half of `max_length`."""
     answer_room: Literal["rest", "fixed"] = "rest"
     """Tokens that an answer keeps once its prompt was cut: what the prompt left, or `max_length` less
     `max_prompt_length` however short the prompt is (as TRL up to 0.11)."""
@@ -48,6 +49,21 @@ class DpoConfig(TrainingConfig):
     """The opening of the assistant turn belongs to the answer and bears loss."""
     verify_ref: int = runtime(0, ge=0)
     """Recompute the reference's log-probabilities of so many pairs and stop where they differ from the stored ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _room_for_answers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        whole = values.get("max_length", cls.model_fields["max_length"].default)
+        wanted = values.get("max_prompt_length")
+        if (
+            isinstance(whole, int)
+            and whole > 1
+            and (wanted is None or (isinstance(wanted, int) and wanted >= whole))
+        ):
+            return {**values, "max_prompt_length": whole // 2}
+        return values
 
     @field_validator("loss", "loss_weights", mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 from zephyrctl.artifacts.hub import PREFIX
@@ -12,11 +11,11 @@ from zephyrctl.artifacts.models import (
     ModelSource,
     check_model_folder,
     left_out,
-    model_files,
     model_from_folder,
     model_from_ref,
+    model_names,
 )
-from zephyrctl.artifacts.ref import check_name, is_name, looks_like_ref
+from zephyrctl.artifacts.ref import as_name, check_name, looks_like_ref
 from zephyrctl.artifacts.step import Step, StepResult, Work
 from zephyrctl.artifacts.store import Store
 from zephyrctl.errors import UsageError
@@ -35,7 +34,7 @@ def import_model(config: ImportConfig, work: Work) -> StepResult:
     step = Step(work, config, name=name, kind="model", inputs=[source], world=model.world)
     if (done := step.done()) is not None:
         return done
-    files = model_files(model.path)
+    files = model_names(model.path)
     dropped = [n for n in left_out(model.path) if model.artifact is None and not n.startswith(".")]
     if dropped:
         work.emit(Warning_(f"left out, being no part of a model in safetensors: {', '.join(dropped[:12])}"))
@@ -43,8 +42,8 @@ def import_model(config: ImportConfig, work: Work) -> StepResult:
         work.emit(Note(f"would copy {len(files)} files of {text} as {name}"))
         return StepResult(None, None)
     with step.open() as staging:
-        for path in files:
-            staging.copy_file(path, path.name)
+        for name in files:
+            staging.copy_file(model.path / name, name)
         metrics = model.path / "metrics.jsonl"
         if model.artifact is not None and metrics.is_file():
             staging.copy_file(metrics, metrics.name)
@@ -69,5 +68,4 @@ def _find(store: Store, text: str) -> ModelSource:
 
 def _slug(text: str) -> str:
     last = text.partition("@")[0].rsplit("/", 1)[-1] if text.startswith(PREFIX) else text
-    name = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")[:63].removesuffix(".lock")
-    return name if is_name(name) else "model"
+    return as_name(last, "model")

@@ -24,13 +24,15 @@ def run(config: SftConfig, work: Work) -> StepResult:
         "rules": config.rules(),
         "truncation": config.truncation,
     }
+    # Wrapped rows go on in the next sequence: none is cut, so none may look so.
+    shown = cut | {"max_length": None} if config.packing == "wrapped" else cut
     method = Method(
         task="sft",
         data_kind="sft",
         default_data="sft-data",
         made_by="gen-sft",
         to_tokens=partial(sft_tokens, **cut),
-        preview=partial(preview_dialogues, **cut),
+        preview=partial(preview_dialogues, **shown),
         packing=config.packing,
     )
     return train(config, work, method)
