@@ -327,7 +327,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: Path, dialogues:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
 )
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
     number: signal.Signals, code: int, tiny: Path, dialogues: Path, tmp_path: Path, undisturbed: Any

@@ -33,7 +33,8 @@ def link_model(store: Store, name: str, emit: Emit) -> None:
             if not _is_ours(store, link):
                 emit(
                     Warning_(
-                        f"{link} is not a link of this store, so it was left as it is; the model is {newest}"
+                        f"{link.parent.name}/{link.name} is not a link of this store: left as it is;"
+                        f" the model is {newest}"
                     )
                 )
             elif newest is None:

@@ -141,4 +141,5 @@ _SHAPES: dict[str, list[tuple[str, tuple[str, ...], Converter]]] = {
         ("prompt, completions (not rated)", ("prompt", "completions"), rows.completions_row),
     ],
     "eval": [("zephyrctl eval", ("suite", "prompt_id", "score"), _own("eval"))],
+    "logprobs": [("zephyrctl logprobs", ("pair", "chosen", "rejected", "chosen_tokens"), _own("logprobs"))],
 }

@@ -132,6 +132,7 @@ def assert_holds(folder: Path, model: Any) -> None:
         assert float((again[name] - value).abs().max()) < 1e-6, name
 
 
+@pytest.mark.slow
 def test_weights_spread_by_fsdp_are_saved_whole(tiny: Path, tmp_path: Path) -> None:
     two_processes(FSDP, tiny, tmp_path)
     for name in ("full", "lora"):
