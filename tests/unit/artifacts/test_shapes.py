@@ -247,7 +247,13 @@ def test_rows_of_our_own_read_back_as_they_are(kind: str) -> None:
         "feedback": {"prompt_id": "1", "prompt": asked, "completions": [], "judge": "j"},
         "eval": {"suite": "exact", "decoding": "greedy", "prompt_id": "1", "turn": 1, "family": "f"}
         | {"question": "q", "answer": "a", "score": 1.0, "judge": "j"},
-        "logprobs": {"pair": "0" * 64, "chosen": -1.5, "rejected": -2.0, "chosen_tokens": 3, "rejected_tokens": 4},
+        "logprobs": {
+            "pair": "0" * 64,
+            "chosen": -1.5,
+            "rejected": -2.0,
+            "chosen_tokens": 3,
+            "rejected_tokens": 4,
+        },
     }
     record = ROW_TYPES[kind].model_validate(samples[kind])
     row = record.model_dump(mode="json")
